@@ -1,0 +1,1 @@
+"""elfpatch: eBPF objects as templates, reconfigured without a compiler."""

@@ -115,9 +115,7 @@ class VerifierRejected(SyscallFailed):
     def __init__(
         self, program: str, errno: int, log: str, explanation: Sequence[str] = (), *, where: str = "", hint: str = ""
     ) -> None:
-        super().__init__(
-            "BPF_PROG_LOAD", errno, f"the verifier rejected program {program}", where=where, hint=hint
-        )
+        super().__init__("BPF_PROG_LOAD", errno, f"the verifier rejected program {program}", where=where, hint=hint)
         self.program = program
         self.log = log
         self.explanation = list(explanation)

@@ -1,0 +1,268 @@
+"""Template plus values: the image, its receipt, and the patched object.
+
+A template is never changed. An image holds a patched copy of each data section that a value touches, and nothing of
+the others, so that an untouched `.bss` of 16 MB costs nothing.
+"""
+
+from __future__ import annotations
+
+from elfpatch.errors import BadValue, raise_all
+from elfpatch.index import Index, Mask, Section, sha256
+from elfpatch.patch.bits import read_bits, write_bits
+from elfpatch.patch.claims import Claim, check_claims, outermost
+from elfpatch.patch.expand import expand
+from elfpatch.patch.path import Place, require_settable, resolve
+from elfpatch.patch.setting import DATA, Setting
+from elfpatch.patch.value import encode, show
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Template:
+    """An object with its index. `data` is the object file as read; its values are the defaults."""
+
+    __slots__ = ("path", "data", "index", "_sections", "_places")
+
+    def __init__(self, path: str, data: bytes, index: Index) -> None:
+        self.path = path
+        self.data = data
+        self.index = index
+        self._sections: dict[int, Section] = {}
+        self._places: dict[str, Place] = {}
+
+    def section(self, number: int) -> Section:
+        """Row `number` of SECTIONS."""
+        row = self._sections.get(number)
+        if row is None:
+            row = self._sections[number] = self.index.row(Section, number)
+        return row
+
+    def section_bytes(self, number: int) -> bytes:
+        """The template's contents of a data section; zeros for one without bytes in the file."""
+        row = self.section(number)
+        return self.data[row.file_offset : row.file_offset + row.size] if row.has_bytes else bytes(row.size)
+
+    def place(self, path: str) -> Place:
+        """`resolve`, remembered."""
+        place = self._places.get(path)
+        if place is None:
+            place = self._places[path] = resolve(self.index, path)
+        return place
+
+    def held(self, place: Place) -> bytes:
+        """The template's bytes that hold `place` (of a bit-field also its neighbours' bits)."""
+        row = self.section(place.section)
+        start = row.file_offset + place.offset
+        return self.data[start : start + place.size] if row.has_bytes else bytes(place.size)
+
+    def bits(self, place: Place, held: bytes) -> bytes | int:
+        """The value at `place` out of the bytes that hold it: bytes, or the bit pattern of a bit-field."""
+        return _bits(self.index, place, held)
+
+    def raw(self, place: Place) -> bytes | int:
+        """The template's value at `place`."""
+        return _bits(self.index, place, self.held(place))
+
+
+class Change:
+    """One place whose bytes differ from the template's. `old` and `new` are whole bytes (of a bit-field those that
+    hold it); `file_offset` is None for a section without bytes in the file."""
+
+    __slots__ = ("path", "section", "offset", "file_offset", "old", "new", "_index", "_place")
+
+    def __init__(self, index: Index, place: Place, section: Section, old: bytes, new: bytes) -> None:
+        self.path = place.path
+        self.section = section.name
+        self.offset = place.offset
+        self.file_offset = section.file_offset + place.offset if section.has_bytes else None
+        self.old = old
+        self.new = new
+        self._index = index
+        self._place = place
+
+    @property
+    def old_text(self) -> str:
+        return show(self._index, self._place, _bits(self._index, self._place, self.old))
+
+    @property
+    def new_text(self) -> str:
+        return show(self._index, self._place, _bits(self._index, self._place, self.new))
+
+    def __repr__(self) -> str:
+        return f"Change({self.path!r}, {self.section}+{self.offset:#x}, {self.old.hex()} -> {self.new.hex()})"
+
+
+class Image:
+    """A template with values. `receipt` lists what differs, in the order of sections and offsets; `places` are all
+    places that were set, changed or not, without those inside another one."""
+
+    __slots__ = ("template", "places", "receipt", "_patched")
+
+    def __init__(self, template: Template, places: list[Place], patched: dict[int, bytearray]) -> None:
+        self.template = template
+        self.places = places
+        self._patched = patched
+        self.receipt = [change for place in places if (change := self._change(place)) is not None]
+
+    def _change(self, place: Place) -> Change | None:
+        section = self.template.section(place.section)
+        new = bytes(self._patched[place.section][place.offset : place.offset + place.size])
+        old = self.template.held(place)
+        return Change(self.template.index, place, section, old, new) if old != new else None
+
+    def touched(self, number: int) -> bool:
+        """Whether a value was written into data section `number`."""
+        return number in self._patched
+
+    def section_bytes(self, number: int) -> bytes:
+        """The contents of data section `number` (row in SECTIONS)."""
+        patched = self._patched.get(number)
+        return self.template.section_bytes(number) if patched is None else bytes(patched)
+
+    @property
+    def sections(self) -> dict[int, bytes]:
+        """The contents of every data section by its row in SECTIONS."""
+        return {number: self.section_bytes(number) for number in range(self.template.index.count(Section))}
+
+    def raw(self, place: Place) -> bytes | int:
+        """The image's value at `place`: bytes, or the bit pattern of a bit-field."""
+        patched = self._patched.get(place.section)
+        if patched is None:
+            return self.template.raw(place)
+        return _bits(self.template.index, place, bytes(patched[place.offset : place.offset + place.size]))
+
+    @property
+    def settings_text(self) -> list[tuple[str, str]]:
+        """Path and text pairs which, given with `--set`, make this image of its template again."""
+        from elfpatch.patch.record import settings_text
+
+        return settings_text(self)
+
+    def unset_required(self) -> list[str]:
+        """The paths of *required* variables and members that were not set and still hold their placeholder."""
+        from elfpatch.patch.required import unset_required
+
+        return unset_required(self)
+
+
+def make_image(template: Template, settings: Sequence[Setting], *, force: bool = False) -> Image:
+    """The image of `template` with `settings`: lower levels first, so that a higher level wins where they overlap.
+
+    Raises BadValue, or Problems with all of them. `force` also writes variables that are not settable.
+    """
+    index = template.index
+    errors: list[BadValue] = []
+    claims: list[Claim] = []
+    writes: list[tuple[Place, bytes | int]] = []
+    for setting in sorted(settings, key=_level):
+        for one in (setting,) if setting.kind != DATA else expand(index, setting):
+            try:
+                place = template.place(one.path)
+                if not force:
+                    require_settable(place)
+            except BadValue as error:
+                errors.append(BadValue(error.what, where=one.origin, hint=error.hint))
+                continue
+            made = encode(index, place, one, errors)
+            if one.kind == DATA:
+                claims += [Claim(inner, one) for inner, _ in made]
+            else:
+                claims.append(Claim(place, one))
+                if len(made) > 1:
+                    check_claims([Claim(inner, one) for inner, _ in made], errors)
+            writes += made
+    check_claims(claims, errors)
+    raise_all(errors)
+    patched: dict[int, bytearray] = {}
+    for place, value in writes:
+        _write(template, patched, place, value)
+    return Image(template, outermost([place for place, _ in writes]), patched)
+
+
+def written(image: Image) -> bytes:
+    """The patched object file: the template's bytes but for the receipt's ranges.
+
+    Raises BadValue when a value is not zero in a section that has no bytes in the file (`.bss`).
+    """
+    errors = []
+    data = bytearray(image.template.data)
+    for change in image.receipt:
+        if change.file_offset is None:
+            errors.append(
+                BadValue(
+                    f"{change.path} lies in {change.section}, which has no bytes in the file to hold {change.new_text}",
+                    hint="initialize it in the source (non-zero, or in a section of its own), or use `elfpatch apply`",
+                )
+            )
+        else:
+            data[change.file_offset : change.file_offset + len(change.new)] = change.new
+    raise_all(errors)
+    return bytes(data)
+
+
+def digest(image: Image) -> str:
+    """SHA-256, as hexadecimal digits, over the template's digest and the bytes of all settable variables.
+
+    It is the same whether the values are in memory or were written into the object. Bytes outside the object's
+    settable ranges (of `.bss`, or forced) count where they differ from the template's.
+    """
+    template = image.template
+    state = sha256()
+    state.update(template.index.template_sha256)
+    outside: dict[tuple[str, int], int] = {}
+    masks = list(template.index.rows(Mask))
+    spans = [(mask.offset, mask.offset + mask.size) for mask in masks]
+    changes = [change for change in image.receipt if not _inside(change, spans)]
+    for change in changes:
+        for at, (old, new) in enumerate(zip(change.old, change.new, strict=True)):
+            if old != new:
+                outside[change.section, change.offset + at] = new
+    view = _file_view(image)
+    for start, end in spans:
+        state.update(view[start:end])
+    for (section, offset), value in sorted(outside.items()):
+        state.update(f"\n{section}+{offset:#x}={value:#x}".encode())
+    return state.hexdigest()
+
+
+def _file_view(image: Image) -> memoryview:
+    """The object's file with the receipt in it, sections without bytes aside."""
+    if not image.receipt:
+        return memoryview(image.template.data)
+    data = bytearray(image.template.data)
+    for change in image.receipt:
+        if change.file_offset is not None:
+            data[change.file_offset : change.file_offset + len(change.new)] = change.new
+    return memoryview(data)
+
+
+def _inside(change: Change, spans: list[tuple[int, int]]) -> bool:
+    """Whether a change lies in one of the settable ranges."""
+    at = change.file_offset
+    return at is not None and any(start <= at and at + len(change.new) <= end for start, end in spans)
+
+
+def _level(setting: Setting) -> int:
+    return setting.level
+
+
+def _write(template: Template, patched: dict[int, bytearray], place: Place, value: bytes | int) -> None:
+    buffer = patched.get(place.section)
+    if buffer is None:
+        row = template.section(place.section)
+        contents = template.section_bytes(place.section) if row.has_bytes else row.size
+        buffer = patched[place.section] = bytearray(contents)
+    if isinstance(value, int):
+        first = 8 * place.variable.offset + place.bit_offset
+        write_bits(buffer, first, place.bit_size, value, big=template.index.big_endian)
+    else:
+        buffer[place.offset : place.offset + len(value)] = value
+
+
+def _bits(index: Index, place: Place, held: bytes) -> bytes | int:
+    """The value at `place` out of the bytes that hold it."""
+    if place.bitfield:
+        return read_bits(held, place.bit_offset % 8, place.bit_size, big=index.big_endian)
+    return held

@@ -1,0 +1,299 @@
+"""Paths: `name{.member|[index]}` to the place it names, with `object:` in front where two objects use one name.
+
+A variable's own name may hold dots (clang names a function's statics `fn.var`), so the longest name that exists wins.
+Where several statics share a name, `name@SECTION+0xOFFSET` picks one. Members of anonymous structs and unions are
+members of what contains them, as in C.
+"""
+
+from __future__ import annotations
+
+from elfpatch.errors import BadValue
+from elfpatch.index import ARRAY, SETTABLE, STRUCT, UNION, Index, Member, Meta, Section, Type, Variable
+from elfpatch.patch.describe import type_text
+from elfpatch.patch.number import parse_integer, short
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Place:
+    """A range of a variable's bits and what BTF and the declaration tags say of it.
+
+    `bit_offset` counts from the variable's start, as `Member.bit_offset` does. `type` is None where the object has no
+    BTF for the variable, and for the padding of a struct (`padding`). `meta` is the tag that applies: the member's or
+    variable's own, handed down through arrays to their elements.
+    """
+
+    __slots__ = ("path", "row", "variable", "type", "meta", "bit_offset", "bit_size", "bitfield", "padding")
+
+    def __init__(
+        self,
+        path: str,
+        row: int,
+        variable: Variable,
+        kind: Type | None,
+        meta: Meta | None,
+        bit_offset: int,
+        bit_size: int,
+        bitfield: bool = False,
+        padding: bool = False,
+    ) -> None:
+        self.path = path
+        self.row = row
+        self.variable = variable
+        self.type = kind
+        self.meta = meta
+        self.bit_offset = bit_offset
+        self.bit_size = bit_size
+        self.bitfield = bitfield
+        self.padding = padding
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes; of a bit-field the bytes that hold it."""
+        return (self.bit_offset % 8 + self.bit_size + 7) // 8
+
+    @property
+    def offset(self) -> int:
+        """Its first byte, counted from the section's start."""
+        return self.variable.offset + self.bit_offset // 8
+
+    @property
+    def section(self) -> int:
+        """Row in SECTIONS."""
+        return self.variable.section
+
+    @property
+    def description(self) -> str:
+        return self.meta.description if self.meta else ""
+
+    @property
+    def format(self) -> str:
+        """What its declaration tag says it holds: ipv4, duration, ... or ""."""
+        return self.meta.format if self.meta else ""
+
+    def __repr__(self) -> str:
+        return f"Place({self.path!r}, section {self.section}, bits {self.bit_offset}+{self.bit_size})"
+
+
+# --- resolving --------------------------------------------------------------------------------------------------
+
+
+def resolve(index: Index, path: str) -> Place:
+    """The place a path names, settable or not. Raises BadValue with the nearest names when there is none."""
+    body = _without_object(index, path)
+    row, variable, name, rest = _variable(index, body)
+    place = whole(index, row, variable, name)
+    while rest:
+        place, rest = _step(index, place, rest)
+    return place
+
+
+def whole(index: Index, row: int, variable: Variable, name: str = "") -> Place:
+    """The place of a whole variable. `name` is how its path calls it, by default what makes it unambiguous."""
+    kind = index.row(Type, variable.type) if variable.type >= 0 else None
+    meta = index.row(Meta, variable.meta) if variable.meta >= 0 else None
+    return Place(name or unambiguous(index, variable), row, variable, kind, meta, 0, 8 * variable.size)
+
+
+def unambiguous(index: Index, variable: Variable) -> str:
+    """The variable's name, with its section and offset when another one shares it."""
+    if len(index.variables_named(variable.name)) < 2:
+        return variable.name
+    return f"{variable.name}@{index.row(Section, variable.section).name}+{variable.offset:#x}"
+
+
+def require_settable(place: Place) -> None:
+    """Raise BadValue, with the reason the compiler wing found, when setting the variable would change nothing."""
+    if not place.variable.flags & SETTABLE:
+        why = place.variable.why_not or "the program does not read it"
+        raise BadValue(f"{place.variable.name} cannot be set: {why}", hint="--force writes it nevertheless")
+
+
+def _without_object(index: Index, path: str) -> str:
+    stem, colon, rest = path.partition(":")
+    if not colon:
+        return path
+    if stem != index.info.stem:
+        raise BadValue(f"there is no object `{short(stem)}` here", hint=f"the object is {index.info.stem}")
+    return rest
+
+
+def _variable(index: Index, path: str) -> tuple[int, Variable, str, str]:
+    """Row, variable, the name used and what follows it: the longest prefix of `path` that names a variable."""
+    if "@" in path:
+        return _located(index, path)
+    head = path.partition("[")[0]
+    name = head
+    while name:
+        found = index.variables_named(name)
+        if len(found) == 1:
+            return (*found[0], name, path[len(name) :])
+        if found:
+            choices = ", ".join(unambiguous(index, variable) for _, variable in found)
+            raise BadValue(f"{len(found)} variables are named {name}", hint=f"name one of them: {choices}")
+        name = name.rpartition(".")[0]
+    raise _unknown(index, head)
+
+
+def _located(index: Index, path: str) -> tuple[int, Variable, str, str]:
+    """`name@SECTION+0xOFFSET...`: one of several variables of this name."""
+    name, _, location = path.partition("@")
+    found = index.variables_named(name)
+    if not found:
+        raise _unknown(index, name)
+    for row, variable in found:
+        label = f"{index.row(Section, variable.section).name}+{variable.offset:#x}"
+        rest = location[len(label) :]
+        if location.startswith(label) and rest[:1] in ("", ".", "["):
+            used = f"{name}@{label}" if len(found) > 1 else name
+            return row, variable, used, rest
+    choices = ", ".join(f"{name}@{index.row(Section, v.section).name}+{v.offset:#x}" for _, v in found)
+    raise BadValue(f"no {name} is at `{short(location)}`", hint=f"there is {choices}")
+
+
+def _unknown(index: Index, name: str) -> BadValue:
+    from elfpatch.patch.names import did_you_mean
+
+    variables = list(index.rows(Variable))
+    known = [variable.name for variable in variables if variable.flags & SETTABLE]
+    first = name.partition(".")[0]
+    hint = did_you_mean(first if first and name not in known else name, known, "variables that can be set")
+    return BadValue(f"there is no variable `{short(name)}`" if name else "the path names no variable", hint=hint)
+
+
+def _step(index: Index, place: Place, rest: str) -> tuple[Place, str]:
+    """The place one `.member` or `[index]` further and what follows."""
+    if rest[0] == "[":
+        number, bracket, after = rest[1:].partition("]")
+        if not bracket:
+            raise BadValue(f"`{short(rest)}` after {place.path} has no closing bracket")
+        return element(index, place, array_index(number, place)), after
+    if rest[0] != ".":
+        raise BadValue(f"`{short(rest)}` after {place.path} is neither a .member nor an [index]")
+    end = 1
+    while end < len(rest) and rest[end] not in ".[":
+        end += 1
+    return member(index, place, rest[1:end]), rest[end:]
+
+
+def array_index(text: str, place: Place) -> int:
+    """The number inside brackets."""
+    try:
+        return parse_integer(text)
+    except BadValue as error:
+        raise BadValue(f"the index of {place.path} is wrong: {error.what}", hint=error.hint) from None
+
+
+def element(index: Index, place: Place, number: int) -> Place:
+    """Element `number` of the array at `place`. Raises BadValue when it is no array or the number is outside."""
+    kind = place.type
+    if kind is None or kind.kind != ARRAY:
+        raise BadValue(f"{place.path} is not an array{_is(index, kind)}")
+    if not 0 <= number < kind.count:
+        inside = f"0..{kind.count - 1}" if kind.count else "nothing: the array is empty"
+        raise BadValue(f"index {number} of {place.path} is outside {inside}")
+    inner = index.row(Type, kind.ref)
+    meta = _handed_down(index, place.meta, kind, inner)
+    bits = 8 * inner.size
+    return Place(
+        f"{place.path}[{number}]", place.row, place.variable, inner, meta, place.bit_offset + number * bits, bits
+    )
+
+
+def _handed_down(index: Index, meta: Meta | None, kind: Type, inner: Type) -> Meta | None:
+    """The tag of an array as its elements see it: a format that the array as a whole fulfils is not theirs."""
+    from elfpatch.patch.shape import array_format
+
+    if meta is not None and meta.format and array_format(kind, inner, meta.format):
+        return Meta(meta.description, meta.unit, "", "", "", meta.required)
+    return meta
+
+
+def member(index: Index, place: Place, name: str) -> Place:
+    """Member `name` of the struct or union at `place`, found through anonymous ones too. Raises BadValue."""
+    kind = place.type
+    if kind is None or kind.kind not in (STRUCT, UNION):
+        raise BadValue(f"{place.path} has no members{_is(index, kind)}")
+    found = _find_member(index, place, kind, name) if name else None
+    if found is None:
+        from elfpatch.patch.names import did_you_mean
+
+        known = [name for name, _ in named_members(index, place)]
+        raise BadValue(f"{place.path} has no member `{short(name)}`", hint=did_you_mean(name, known, "members"))
+    return found
+
+
+def _find_member(index: Index, place: Place, kind: Type, name: str) -> Place | None:
+    for row in index.rows(Member, kind.first, kind.members):
+        if row.name == name:
+            return _member_place(index, place, row)
+        if not row.name and not row.bit_size:
+            inner = _member_place(index, place, row)
+            if inner.type is not None and inner.type.kind in (STRUCT, UNION):
+                found = _find_member(index, inner, inner.type, name)
+                if found is not None:
+                    return found
+    return None
+
+
+def _member_place(index: Index, place: Place, row: Member) -> Place:
+    """The place of a member row; an anonymous one keeps the path of what contains it."""
+    kind = index.row(Type, row.type)
+    meta = index.row(Meta, row.meta) if row.meta >= 0 else None
+    path = f"{place.path}.{row.name}" if row.name else place.path
+    bits = row.bit_size or 8 * kind.size
+    at = place.bit_offset + row.bit_offset
+    return Place(path, place.row, place.variable, kind, meta, at, bits, bool(row.bit_size))
+
+
+def own_members(index: Index, place: Place) -> Iterator[tuple[str, Place]]:
+    """Name and place of each member; anonymous structs and unions come as themselves, unnamed padding bit-fields not
+    at all."""
+    kind = place.type
+    assert kind is not None
+    for row in index.rows(Member, kind.first, kind.members):
+        if row.name or not row.bit_size:
+            yield row.name, _member_place(index, place, row)
+
+
+def named_members(index: Index, place: Place) -> Iterator[tuple[str, Place]]:
+    """Name and place of each member, those of anonymous structs and unions included."""
+    for name, inner in own_members(index, place):
+        if name:
+            yield name, inner
+        elif inner.type is not None and inner.type.kind in (STRUCT, UNION):
+            yield from named_members(index, inner)
+
+
+def _is(index: Index, kind: Type | None) -> str:
+    return f": it is {type_text(index, kind)}" if kind else ": the object has no BTF for it"
+
+
+# --- walking ----------------------------------------------------------------------------------------------------
+
+
+def leaves(index: Index, row: int, *, elements: bool = False) -> Iterator[Place]:
+    """The places of variable `row` that take a value of their own, in the order of declaration.
+
+    Structs and unions are opened (all members of a union come) unless one text names the whole (an address, a
+    prefix). Arrays are one leaf, or with `elements` opened unless one text names the whole (char[N], u8[N]).
+    """
+    yield from _leaves(index, whole(index, row, index.row(Variable, row)), elements)
+
+
+def _leaves(index: Index, place: Place, elements: bool) -> Iterator[Place]:
+    from elfpatch.patch.shape import text_form
+
+    kind = place.type
+    if kind is None or text_form(index, place):
+        yield place
+    elif kind.kind in (STRUCT, UNION):
+        for _, inner in own_members(index, place):
+            yield from _leaves(index, inner, elements)
+    elif kind.kind == ARRAY and elements:
+        for number in range(kind.count):
+            yield from _leaves(index, element(index, place, number), elements)
+    else:
+        yield place

@@ -1,0 +1,115 @@
+"""An image's values as text, for the record: pairs which, given with `--set`, make the same image again."""
+
+from __future__ import annotations
+
+from elfpatch.errors import BadValue
+from elfpatch.index import ARRAY, STRUCT, UNION, Index
+from elfpatch.patch import text, value
+from elfpatch.patch.bits import write_bits
+from elfpatch.patch.path import Place, element, own_members, whole
+from elfpatch.patch.setting import TEXT, Setting
+from elfpatch.patch.shape import text_form
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from elfpatch.patch.image import Image
+
+SPELLED_OUT = 64  # an array or struct of more scalars is written as one `hex:`
+
+
+def settings_text(image: Image) -> list[tuple[str, str]]:
+    """The pairs, in the order of sections and offsets; no two overlap."""
+    pairs: list[tuple[str, str]] = []
+    for place in _separate(image):
+        pairs += _pairs(image, place)
+    return pairs
+
+
+def _separate(image: Image) -> list[Place]:
+    """The image's places without padding. Where two share bits without one containing the other (members of a union),
+    or padding changed, the whole variable stands for them."""
+    wholes: set[int] = set()
+    before: Place | None = None
+    for place in image.places:
+        overlaps = (
+            before is not None and before.row == place.row and place.bit_offset < before.bit_offset + before.bit_size
+        )
+        if overlaps or (place.padding and image.raw(place) != image.template.raw(place)):
+            wholes.add(place.row)
+        before = place
+    found: list[Place] = []
+    for place in image.places:
+        if place.row not in wholes:
+            if not place.padding:
+                found.append(place)
+        elif not found or found[-1].row != place.row:
+            found.append(whole(image.template.index, place.row, place.variable))
+    return found
+
+
+def _pairs(image: Image, place: Place) -> list[tuple[str, str]]:
+    """The pairs of one place: its text, else those of what it consists of, else `hex:`."""
+    index = image.template.index
+    shown = _text(image, place)
+    if shown is not None:
+        return [(place.path, shown)]
+    if place.type is not None and place.type.kind in (STRUCT, ARRAY):
+        parts: list[Place] = []
+        for inner in _parts(index, place):
+            parts.append(inner)
+            if len(parts) > SPELLED_OUT and text_form(index, place) != "char":
+                break
+        else:
+            pairs = [(inner.path, _text(image, inner)) for inner in parts]
+            found = [(path, shown) for path, shown in pairs if shown is not None]
+            if len(found) == len(pairs) and _makes(image, place, found):
+                return found
+    raw = image.raw(place)
+    assert isinstance(raw, bytes)
+    return [(place.path, f"hex:{raw.hex()}")]
+
+
+def _text(image: Image, place: Place) -> str | None:
+    """The `--set` text of a place, None when there is none that gives exactly its bytes."""
+    index = image.template.index
+    kind, raw = place.type, image.raw(place)
+    if kind is None or kind.kind not in (STRUCT, UNION, ARRAY):
+        shown: str | None = value.show(index, place, raw)
+    else:
+        assert isinstance(raw, bytes)
+        shown = text.show(index, place, raw)
+    return shown if shown is not None and _makes(image, place, [(place.path, shown)]) else None
+
+
+def _parts(index: Index, place: Place) -> Iterator[Place]:
+    """What `place` consists of, down to what one text can name; a union comes as a whole."""
+    kind = place.type
+    assert kind is not None
+    if kind.kind == STRUCT:
+        inside = (inner for _, inner in own_members(index, place))
+    else:
+        inside = (element(index, place, number) for number in range(kind.count))
+    for inner in inside:
+        if inner.type is not None and inner.type.kind in (STRUCT, ARRAY) and not text_form(index, inner):
+            yield from _parts(index, inner)
+        else:
+            yield inner
+
+
+def _makes(image: Image, place: Place, pairs: list[tuple[str, str]]) -> bool:
+    """Whether `pairs`, applied to the template, give the image's bytes of `place`."""
+    template = image.template
+    first = place.bit_offset // 8
+    buffer = bytearray(template.held(place))
+    errors: list[BadValue] = []
+    for path, shown in pairs:
+        inner = place if path == place.path else template.place(path)
+        for at, made in value.encode(template.index, inner, Setting(TEXT, path, shown, ""), errors):
+            start = at.bit_offset - 8 * first
+            if isinstance(made, int):
+                write_bits(buffer, start, at.bit_size, made, big=template.index.big_endian)
+            else:
+                buffer[start // 8 : start // 8 + len(made)] = made
+    return not errors and template.bits(place, bytes(buffer)) == image.raw(place)

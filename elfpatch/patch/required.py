@@ -1,0 +1,54 @@
+"""Required values: a template's placeholder must not reach the kernel."""
+
+from __future__ import annotations
+
+from elfpatch.index import ARRAY, STRUCT, Index, Meta, Variable
+from elfpatch.patch.aggregate import part
+from elfpatch.patch.path import Place, element, own_members, whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from elfpatch.patch.image import Image
+
+
+def unset_required(image: Image) -> list[str]:
+    """The paths of required variables and members that nothing set and that still hold their placeholder."""
+    index = image.template.index
+    if not any(meta.required for meta in index.rows(Meta)):
+        return []
+    found = []
+    for row, variable in enumerate(index.rows(Variable)):
+        if not variable.default:
+            continue
+        place = whole(index, row, variable)
+        for inner in _required(index, place):
+            if not _given(image, inner) and image.raw(inner) == part(index, place, inner, variable.default):
+                found.append(inner.path)
+    return found
+
+
+def _required(index: Index, place: Place) -> Iterator[Place]:
+    """The places in `place` (itself first) that are tagged required."""
+    kind = place.type
+    if place.meta is not None and place.meta.required:
+        yield place
+    elif kind is not None and kind.kind == STRUCT:
+        for _, inner in own_members(index, place):
+            yield from _required(index, inner)
+    elif kind is not None and kind.kind == ARRAY:
+        for number in range(kind.count):
+            inside = list(_required(index, element(index, place, number)))
+            if not inside:  # and so it is with all other elements
+                break
+            yield from inside
+
+
+def _given(image: Image, place: Place) -> bool:
+    """Whether a value was set that shares bits with `place`."""
+    end = place.bit_offset + place.bit_size
+    return any(
+        other.row == place.row and other.bit_offset < end and place.bit_offset < other.bit_offset + other.bit_size
+        for other in image.places
+    )

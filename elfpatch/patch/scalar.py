@@ -1,0 +1,310 @@
+"""One number: integers, bool, char, enum and bit-fields of them, as text, as data from JSON or TOML, and as bytes."""
+
+from __future__ import annotations
+
+from elfpatch.errors import BadValue
+from elfpatch.index import BOOL, CHAR, ENUM, INT, NETWORK_ORDER, SIGNED, Enumerator, Index, Type
+from elfpatch.patch import units
+from elfpatch.patch.address import ipv4_bytes, ipv4_text, ipv6_bytes, ipv6_text, looks_address
+from elfpatch.patch.describe import integer_text, type_text
+from elfpatch.patch.number import check_range, parse_integer, short
+from elfpatch.patch.path import Place
+from elfpatch.patch.shape import misfit
+
+NUMBERS = (INT, BOOL, CHAR, ENUM)
+_BOOLS = {"true": 1, "on": 1, "yes": 1, "1": 1, "false": 0, "off": 0, "no": 0, "0": 0}
+_UNSETTABLE = {
+    "float": "BPF has no floating point, so no program can compute with it",
+    "pointer": "a pointer's value is known only to the kernel that loads the object",
+    "opaque": "its type is unknown",
+}
+
+
+def encode(index: Index, place: Place, value: object) -> bytes | int:
+    """The bytes of a scalar, or the bit pattern of a bit-field.
+
+    `value` is text in the `--set` grammar, or an int or bool from JSON or TOML. Raises BadValue when it is nothing
+    the type can hold; nothing is rounded, wrapped or truncated.
+    """
+    kind = place.type
+    assert kind is not None
+    if kind.kind == INT:
+        if type(value) is str and place.meta is None and value.isdecimal() and value[0] != "0" and value.isascii():
+            number = parse_integer(value)
+        else:
+            parsed = _integer(index, place, kind, value)
+            if isinstance(parsed, bytes):
+                return parsed
+            number = parsed
+    elif kind.kind == BOOL:
+        number = _bool(value)
+    elif kind.kind == ENUM:
+        number = _enum(index, place, kind, value)
+    elif kind.kind == CHAR:
+        number = _char(value)
+    else:
+        raise unsettable(index, kind)
+    low, high = bounds(place)
+    if not low <= number <= high:
+        check_range(number, low, high, _range_text(index, place, kind))
+    if place.bitfield:
+        return number & (1 << place.bit_size) - 1
+    return number.to_bytes(kind.size, order(index, kind), signed=number < 0)
+
+
+def decode(index: Index, place: Place, raw: bytes | int) -> int:
+    """The number that these bytes (or this bit pattern of a bit-field) are."""
+    kind = place.type
+    assert kind is not None
+    signed = bool(kind.flags & SIGNED)
+    if isinstance(raw, bytes):
+        return int.from_bytes(raw, order(index, kind), signed=signed)
+    return raw - (1 << place.bit_size) if signed and raw >> place.bit_size - 1 else raw
+
+
+def show(index: Index, place: Place, raw: bytes | int) -> str:
+    """The text of a scalar, which `encode` reads back to the same bytes; `hex:...` for what no other text gives."""
+    kind = place.type
+    assert kind is not None
+    if kind.kind not in NUMBERS:
+        return f"hex:{raw.hex()}" if isinstance(raw, bytes) else str(raw)
+    number = decode(index, place, raw)
+    text = str(number)
+    if kind.kind == BOOL:
+        text = {0: "false", 1: "true"}.get(number, "")
+    elif kind.kind == ENUM:
+        text = _enum_text(index, place, kind, number)
+    elif place.meta is not None and isinstance(raw, bytes):
+        form, unit = place.meta.format, place.meta.unit
+        if form == "ipv4" and kind.size == 4:
+            text = ipv4_text(raw)
+        elif form == "ipv6" and kind.size == 16:
+            text = ipv6_text(raw)
+        elif form == "duration":
+            text = units.duration_text(number, unit)
+        elif form == "size":
+            text = units.size_text(number, unit)
+    return text or (f"hex:{raw.hex()}" if isinstance(raw, bytes) else str(number))
+
+
+def bounds(place: Place) -> tuple[int, int]:
+    """The lowest and highest number allowed: what fits the type and its tags."""
+    kind = place.type
+    assert kind is not None
+    if kind.kind == BOOL:
+        return 0, 1
+    bits = place.bit_size
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if kind.flags & SIGNED else (0, (1 << bits) - 1)
+    meta = place.meta
+    if meta is not None:
+        if meta.format == "port":
+            low, high = max(low, 0), min(high, 65535)
+        if meta.minimum:
+            low = max(low, int(meta.minimum))
+        if meta.maximum:
+            high = min(high, int(meta.maximum))
+    return low, high
+
+
+def order(index: Index, kind: Type) -> Literal["little", "big"]:
+    """The byte order of a scalar in the object."""
+    return "big" if index.big_endian or kind.flags & NETWORK_ORDER else "little"
+
+
+def unsettable(index: Index, kind: Type) -> BadValue:
+    """The error for a type that takes no value."""
+    from elfpatch.index import KIND_NAMES
+
+    name = KIND_NAMES[kind.kind]
+    return BadValue(
+        f"a {name} ({type_text(index, kind)}) cannot be set: {_UNSETTABLE[name]}", hint="raw bytes: --set-hex"
+    )
+
+
+# --- by kind ----------------------------------------------------------------------------------------------------
+
+
+def _integer(index: Index, place: Place, kind: Type, value: object) -> int | bytes:
+    """The number, or for an address its bytes."""
+    wrong = misfit(index, place)
+    if wrong is not None:
+        raise wrong
+    form = place.format
+    if isinstance(value, str):
+        if form == "ipv6":
+            return ipv6_bytes(value)
+        if form == "duration":
+            return units.duration_number(value, place.meta.unit if place.meta else "")
+        if form == "size":
+            return units.size_number(value, place.meta.unit if place.meta else "")
+        if "." in value and kind.size == 4 and not place.bitfield and (form == "ipv4" or kind.flags & NETWORK_ORDER):
+            return ipv4_bytes(value)
+        if form != "ipv4" or kind.flags & NETWORK_ORDER:
+            return _plain(index, kind, value)
+        return ipv4_bytes(value)
+    number = _number(value)
+    if form == "ipv6" or (form == "ipv4" and not kind.flags & NETWORK_ORDER):
+        raise BadValue(f"{number} is not an address", hint="a string like " + _EXAMPLES[form])
+    return number
+
+
+_EXAMPLES = {"ipv4": '"10.0.0.5"', "ipv6": '"2001:db8::1"'}
+
+
+def _plain(index: Index, kind: Type, value: str) -> int:
+    """A plain integer; what looks like something else is answered with how to have it."""
+    try:
+        return parse_integer(value)
+    except BadValue as error:
+        hint = _other_reading(index, kind, value)
+        if hint:
+            raise BadValue(error.what, hint=hint) from None
+        raise
+
+
+def _other_reading(index: Index, kind: Type, value: str) -> str:
+    """What a user who wrote this for a plain integer must do."""
+    form = looks_address(value)
+    what = type_text(index, kind)
+    if form == "ipv4" and kind.size == 4:
+        return (
+            f"{what} is a plain integer here; for addresses tag the variable with format ipv4 (a BTF declaration tag, "
+            "see config.h) or declare it __be32"
+        )
+    if form:
+        return f"{what} is a plain integer here; for a value like this declare another type with format {form}"
+    for name, parse in (("duration", units.duration_number), ("size", units.size_number)):
+        try:
+            parse(value, "")
+        except BadValue:
+            continue
+        return f"{what} is a plain integer here; tag the variable with format {name} (see config.h) for such values"
+    return ""
+
+
+def _number(value: object) -> int:
+    """An int that came as data."""
+    if isinstance(value, bool):
+        raise BadValue(f"an integer is needed, not {str(value).lower()}")
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        raise BadValue(f"{value} is not an integer", hint="write it without point and exponent, or as a string")
+    raise BadValue(f"an integer is needed, not {data_name(value)}")
+
+
+def _bool(value: object) -> int:
+    if isinstance(value, str):
+        number = _BOOLS.get(value.lower())
+        if number is None:
+            raise BadValue(f"`{short(value)}` is not a bool", hint="true, false, on, off, yes, no, 1 or 0")
+        return number
+    if isinstance(value, int):
+        return int(value)
+    raise BadValue(f"a bool is needed, not {data_name(value)}")
+
+
+def _char(value: object) -> int:
+    if not isinstance(value, str):
+        return _number(value)
+    try:
+        return parse_integer(value)
+    except BadValue as error:
+        hint = f"the code of `{value}` is {ord(value)}" if len(value) == 1 and value.isascii() else error.hint
+        raise BadValue(error.what, hint=hint) from None
+
+
+def enumerators(index: Index, kind: Type) -> list[tuple[str, int]]:
+    """Names and values of an enum, signed where it is."""
+    found = []
+    for row in index.rows(Enumerator, kind.first, kind.members):
+        value = row.value - (1 << 64) if kind.flags & SIGNED and row.value >> 63 else row.value
+        found.append((row.name, value))
+    return found
+
+
+def _enum(index: Index, place: Place, kind: Type, value: object) -> int:
+    known = enumerators(index, kind)
+    flags = place.format == "flags"
+    if isinstance(value, str):
+        if flags:
+            number = 0
+            for part in value.split("|"):
+                number |= _enum_one(index, kind, known, part.strip(" "), flags)
+            return number
+        return _enum_one(index, kind, known, value, flags)
+    return _known(index, kind, known, _number(value), flags)
+
+
+def _enum_one(index: Index, kind: Type, known: list[tuple[str, int]], text: str, flags: bool) -> int:
+    for name, number in known:
+        if name == text:
+            return number
+    if text[:1].isdecimal() or text[:1] == "-":
+        return _known(index, kind, known, parse_integer(text), flags)
+    from elfpatch.patch.names import did_you_mean
+
+    hint = did_you_mean(text, [name for name, _ in known], "names")
+    raise BadValue(f"`{short(text)}` is not a name of {type_text(index, kind)}", hint=hint)
+
+
+def _known(index: Index, kind: Type, known: list[tuple[str, int]], number: int, flags: bool) -> int:
+    """`number` if it is one of the enum's, or with `flags` made of them."""
+    if any(number == value for _, value in known):
+        return number
+    every = 0
+    for _, value in known:
+        every |= value
+    if flags and number >= 0 and not number & ~every:
+        return number
+    choices = ", ".join(f"{name} = {value}" for name, value in known[:12])
+    raise BadValue(f"{number} is not a value of {type_text(index, kind)}", hint=choices)
+
+
+def _enum_text(index: Index, place: Place, kind: Type, number: int) -> str:
+    """The name of an enum's number, with flags several; "" when it has none."""
+    known = enumerators(index, kind)
+    for name, value in known:
+        if value == number:
+            return name
+    if place.format != "flags":
+        return ""
+    names, rest = [], number
+    for name, value in known:
+        if value > 0 and value & rest and value & number == value:
+            names.append(name)
+            rest &= ~value
+    return "" if rest else "|".join(names) or "0"
+
+
+def _range_text(index: Index, place: Place, kind: Type) -> str:
+    """Whose range it is, for a message."""
+    what = f"a {place.bit_size}-bit field" if place.bitfield else ""
+    if not what:
+        what = integer_text(kind) if kind.kind in (INT, CHAR) else type_text(index, kind)
+    meta = place.meta
+    if meta is not None and (meta.minimum or meta.maximum):
+        return f"{what} with the declared limits{f' in {meta.unit}' if meta.unit else ''}"
+    return what
+
+
+def data_name(value: object) -> str:
+    """What a JSON or TOML value is, in words."""
+    if value is None:
+        return "null"
+    for kinds, name in (
+        (bool, "a boolean"),
+        (int, "a number"),
+        (float, "a number with a fraction"),
+        (str, "a string"),
+        (dict, "an object"),
+        (list, "an array"),
+    ):
+        if isinstance(value, kinds):
+            return name
+    return f"a {type(value).__name__}"
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal

@@ -1,0 +1,74 @@
+"""A setting at a place becomes bytes, and bytes become text again."""
+
+from __future__ import annotations
+
+from elfpatch.errors import BadValue
+from elfpatch.index import ARRAY, STRUCT, UNION, Index
+from elfpatch.patch import aggregate, scalar, text
+from elfpatch.patch.describe import type_text
+from elfpatch.patch.path import Place
+from elfpatch.patch.setting import HEX, JSON, TEXT, Setting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from elfpatch.patch.aggregate import Write
+
+_AGGREGATES = (STRUCT, UNION, ARRAY)
+
+
+def encode(index: Index, place: Place, setting: Setting, errors: list[BadValue]) -> list[Write]:
+    """What the setting writes: places and their bytes (bit patterns of bit-fields). Adds every problem to `errors`."""
+    if setting.kind == TEXT and (place.type is None or place.type.kind not in _AGGREGATES):
+        try:
+            return [(place, aggregate.encode_scalar(index, place, setting.value))]
+        except BadValue as error:
+            error.where = setting.origin
+            errors.append(error)
+            return []
+    into = aggregate.Collector(index)
+    if setting.kind == HEX:
+        into.attempt(place, lambda: [(place, _raw(index, place, str(setting.value)))])
+    elif setting.kind == JSON:
+        try:
+            aggregate.collect(into, place, _parse_json(str(setting.value)))
+        except BadValue as error:
+            into.errors.append((place, error))
+    elif setting.kind == TEXT and not isinstance(setting.value, str):
+        into.errors.append((place, BadValue("the value is not text")))
+    else:
+        aggregate.collect(into, place, setting.value)
+    for inner, problem in into.errors:
+        if inner is not place and not problem.what.startswith(inner.path):
+            problem.what = f"{inner.path}: {problem.what}"
+        problem.where = setting.origin
+        errors.append(problem)
+    return into.writes
+
+
+def show(index: Index, place: Place, raw: bytes | int) -> str:
+    """The value at `place` as text. What `--set` takes where it takes a text for this type, compact JSON (for
+    `--set-json`) for other structs and arrays, `hex:` and digits where nothing else says it."""
+    kind = place.type
+    if kind is None:
+        return f"hex:{raw.hex()}" if isinstance(raw, bytes) else str(raw)
+    if kind.kind not in _AGGREGATES or isinstance(raw, int):
+        return scalar.show(index, place, raw)
+    shown = text.show(index, place, raw)
+    if shown is not None:
+        return shown
+    import json
+
+    return json.dumps(aggregate.data_of(index, place, raw), separators=(",", ":"), ensure_ascii=False)
+
+
+def _raw(index: Index, place: Place, digits: str) -> bytes:
+    if place.bitfield:
+        raise BadValue(f"{place.path} is a bit-field of {place.bit_size} bits, not whole bytes", hint="use --set")
+    what = type_text(index, place.type) if place.type else place.path
+    return text.hex_bytes(digits, place.size, what)
+
+
+def _parse_json(source: str) -> object:
+    from elfpatch.patch.files import parse_json
+
+    return parse_json(source)

@@ -13,7 +13,7 @@ from elfpatch.patch import scalar, text
 from elfpatch.patch.bits import read_bits
 from elfpatch.patch.describe import type_text
 from elfpatch.patch.number import short
-from elfpatch.patch.path import Place, array_index, element, member, named_members, own_members
+from elfpatch.patch.path import Place, array_index, element, elements, member, named_members, own_members
 from elfpatch.patch.shape import text_form
 
 TYPE_CHECKING = False
@@ -98,8 +98,8 @@ def _array(into: Collector, place: Place, kind: Type, value: object) -> bool:
         return False
     first = len(into.writes)
     complete = True
-    for number, inner in enumerate(value):
-        complete = collect(into, element(index, place, number), inner) and complete
+    for at, inner in zip(elements(index, place), value, strict=True):
+        complete = collect(into, at, inner) and complete
     if complete and index.row(Type, kind.ref).kind in scalar.NUMBERS:
         into.writes[first:] = [(place, b"".join(data for _, data in into.writes[first:] if isinstance(data, bytes)))]
     return complete
@@ -162,7 +162,8 @@ def _pad(into: Collector, place: Place, count: int) -> bool:
     """Zero what the last `count` writes leave of `place`."""
     spans = sorted((inner.bit_offset, inner.bit_offset + inner.bit_size) for inner, _ in into.writes[-count:])
     position = place.bit_offset
-    for start, end in [*spans, (place.bit_offset + place.bit_size, 0)]:
+    assert place.type is not None  # whose size leaves out what a flexible array member holds
+    for start, end in [*spans, (place.bit_offset + 8 * place.type.size, 0)]:
         if start > position:
             into.writes.append(_zeros(place, position, start - position))
         position = max(position, end)
@@ -201,8 +202,7 @@ def data_of(index: Index, place: Place, raw: bytes | int) -> object:
         if shown is not None:
             return shown
     if kind.kind == ARRAY:
-        places = (element(index, place, number) for number in range(kind.count))
-        return [data_of(index, inner, part(index, place, inner, raw)) for inner in places]
+        return [data_of(index, inner, part(index, place, inner, raw)) for inner in elements(index, place)]
     members = list(own_members(index, place))
     if kind.kind == UNION and members:
         members = [max(members, key=lambda item: item[1].bit_size)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Template:
     """An object with its index. `data` is the object file as read; its values are the defaults."""
 
-    __slots__ = ("path", "data", "index", "_sections", "_places")
+    __slots__ = ("path", "data", "index", "_sections", "_places", "_masks")
 
     def __init__(self, path: str, data: bytes, index: Index) -> None:
         self.path = path
@@ -31,6 +31,7 @@ class Template:
         self.index = index
         self._sections: dict[int, Section] = {}
         self._places: dict[str, Place] = {}
+        self._masks: list[tuple[int, int]] | None = None
 
     def section(self, number: int) -> Section:
         """Row `number` of SECTIONS."""
@@ -43,6 +44,13 @@ class Template:
         """The template's contents of a data section; zeros for one without bytes in the file."""
         row = self.section(number)
         return self.data[row.file_offset : row.file_offset + row.size] if row.has_bytes else bytes(row.size)
+
+    @property
+    def settable_ranges(self) -> list[tuple[int, int]]:
+        """Start and end of each range of the file that settable variables own, in order."""
+        if self._masks is None:
+            self._masks = [(mask.offset, mask.offset + mask.size) for mask in self.index.rows(Mask)]
+        return self._masks
 
     def place(self, path: str) -> Place:
         """`resolve`, remembered."""
@@ -212,8 +220,7 @@ def digest(image: Image) -> str:
     state = sha256()
     state.update(template.index.template_sha256)
     outside: dict[tuple[str, int], int] = {}
-    masks = list(template.index.rows(Mask))
-    spans = [(mask.offset, mask.offset + mask.size) for mask in masks]
+    spans = template.settable_ranges
     changes = [change for change in image.receipt if not _inside(change, spans)]
     for change in changes:
         for at, (old, new) in enumerate(zip(change.old, change.new, strict=True)):

@@ -22,10 +22,24 @@ class Place:
 
     `bit_offset` counts from the variable's start, as `Member.bit_offset` does. `type` is None where the object has no
     BTF for the variable, and for the padding of a struct (`padding`). `meta` is the tag that applies: the member's or
-    variable's own, handed down through arrays to their elements.
+    variable's own, handed down through arrays to their elements. `section` is a row in SECTIONS, `offset` the first
+    byte counted from the section's start, `size` the bytes it takes (of a bit-field those that hold it).
     """
 
-    __slots__ = ("path", "row", "variable", "type", "meta", "bit_offset", "bit_size", "bitfield", "padding")
+    __slots__ = (
+        "path",
+        "row",
+        "variable",
+        "type",
+        "meta",
+        "bit_offset",
+        "bit_size",
+        "bitfield",
+        "padding",
+        "section",
+        "offset",
+        "size",
+    )
 
     def __init__(
         self,
@@ -48,21 +62,9 @@ class Place:
         self.bit_size = bit_size
         self.bitfield = bitfield
         self.padding = padding
-
-    @property
-    def size(self) -> int:
-        """Bytes it takes; of a bit-field the bytes that hold it."""
-        return (self.bit_offset % 8 + self.bit_size + 7) // 8
-
-    @property
-    def offset(self) -> int:
-        """Its first byte, counted from the section's start."""
-        return self.variable.offset + self.bit_offset // 8
-
-    @property
-    def section(self) -> int:
-        """Row in SECTIONS."""
-        return self.variable.section
+        self.section = variable.section
+        self.offset = variable.offset + bit_offset // 8
+        self.size = (bit_offset % 8 + bit_size + 7) // 8
 
     @property
     def description(self) -> str:
@@ -194,15 +196,22 @@ def element(index: Index, place: Place, number: int) -> Place:
     if not 0 <= number < kind.count:
         inside = f"0..{kind.count - 1}" if kind.count else "nothing: the array is empty"
         raise BadValue(f"index {number} of {place.path} is outside {inside}")
+    return next(elements(index, place, number, number + 1))
+
+
+def elements(index: Index, place: Place, first: int = 0, end: int | None = None) -> Iterator[Place]:
+    """The elements of the array at `place`, all or those from `first` to before `end`."""
+    kind = place.type
+    assert kind is not None
     inner = index.row(Type, kind.ref)
-    meta = _handed_down(index, place.meta, kind, inner)
+    meta = _handed_down(place.meta, kind, inner)
     bits = 8 * inner.size
-    return Place(
-        f"{place.path}[{number}]", place.row, place.variable, inner, meta, place.bit_offset + number * bits, bits
-    )
+    for number in range(first, kind.count if end is None else end):
+        at = place.bit_offset + number * bits
+        yield Place(f"{place.path}[{number}]", place.row, place.variable, inner, meta, at, bits)
 
 
-def _handed_down(index: Index, meta: Meta | None, kind: Type, inner: Type) -> Meta | None:
+def _handed_down(meta: Meta | None, kind: Type, inner: Type) -> Meta | None:
     """The tag of an array as its elements see it: a format that the array as a whole fulfils is not theirs."""
     from elfpatch.patch.shape import array_format
 
@@ -274,16 +283,16 @@ def _is(index: Index, kind: Type | None) -> str:
 # --- walking ----------------------------------------------------------------------------------------------------
 
 
-def leaves(index: Index, row: int, *, elements: bool = False) -> Iterator[Place]:
+def leaves(index: Index, row: int, *, open_arrays: bool = False) -> Iterator[Place]:
     """The places of variable `row` that take a value of their own, in the order of declaration.
 
     Structs and unions are opened (all members of a union come) unless one text names the whole (an address, a
-    prefix). Arrays are one leaf, or with `elements` opened unless one text names the whole (char[N], u8[N]).
+    prefix). Arrays are one leaf, or with `open_arrays` opened unless one text names the whole (char[N], u8[N]).
     """
-    yield from _leaves(index, whole(index, row, index.row(Variable, row)), elements)
+    yield from _leaves(index, whole(index, row, index.row(Variable, row)), open_arrays)
 
 
-def _leaves(index: Index, place: Place, elements: bool) -> Iterator[Place]:
+def _leaves(index: Index, place: Place, open_arrays: bool) -> Iterator[Place]:
     from elfpatch.patch.shape import text_form
 
     kind = place.type
@@ -291,9 +300,9 @@ def _leaves(index: Index, place: Place, elements: bool) -> Iterator[Place]:
         yield place
     elif kind.kind in (STRUCT, UNION):
         for _, inner in own_members(index, place):
-            yield from _leaves(index, inner, elements)
-    elif kind.kind == ARRAY and elements:
-        for number in range(kind.count):
-            yield from _leaves(index, element(index, place, number), elements)
+            yield from _leaves(index, inner, open_arrays)
+    elif kind.kind == ARRAY and open_arrays:
+        for inner in elements(index, place):
+            yield from _leaves(index, inner, open_arrays)
     else:
         yield place

@@ -6,7 +6,7 @@ from elfpatch.errors import BadValue
 from elfpatch.index import ARRAY, STRUCT, UNION, Index
 from elfpatch.patch import text, value
 from elfpatch.patch.bits import write_bits
-from elfpatch.patch.path import Place, element, own_members, whole
+from elfpatch.patch.path import Place, elements, own_members, whole
 from elfpatch.patch.setting import TEXT, Setting
 from elfpatch.patch.shape import text_form
 
@@ -90,7 +90,7 @@ def _parts(index: Index, place: Place) -> Iterator[Place]:
     if kind.kind == STRUCT:
         inside = (inner for _, inner in own_members(index, place))
     else:
-        inside = (element(index, place, number) for number in range(kind.count))
+        inside = elements(index, place)
     for inner in inside:
         if inner.type is not None and inner.type.kind in (STRUCT, ARRAY) and not text_form(index, inner):
             yield from _parts(index, inner)

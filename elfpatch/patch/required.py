@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from elfpatch.index import ARRAY, STRUCT, Index, Meta, Variable
 from elfpatch.patch.aggregate import part
-from elfpatch.patch.path import Place, element, own_members, whole
+from elfpatch.patch.path import Place, elements, own_members, whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def _required(index: Index, place: Place) -> Iterator[Place]:
         for _, inner in own_members(index, place):
             yield from _required(index, inner)
     elif kind is not None and kind.kind == ARRAY:
-        for number in range(kind.count):
-            inside = list(_required(index, element(index, place, number)))
+        for inner in elements(index, place):
+            inside = list(_required(index, inner))
             if not inside:  # and so it is with all other elements
                 break
             yield from inside

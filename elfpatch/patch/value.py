@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from elfpatch.patch.aggregate import Write
 
+BRIEF = 1024  # bytes: `brief` shows no larger value
 _AGGREGATES = (STRUCT, UNION, ARRAY)
 
 
@@ -59,6 +60,13 @@ def show(index: Index, place: Place, raw: bytes | int) -> str:
     import json
 
     return json.dumps(aggregate.data_of(index, place, raw), separators=(",", ":"), ensure_ascii=False)
+
+
+def brief(index: Index, place: Place, raw: bytes | int) -> str:
+    """`show` for people: of a large array or struct only its size and whether it is zero."""
+    if isinstance(raw, bytes) and len(raw) > BRIEF:
+        return f"({len(raw)} bytes, {'not ' if raw.strip(bytes(1)) else ''}all zero)"
+    return show(index, place, raw)
 
 
 def _raw(index: Index, place: Place, digits: str) -> bytes:

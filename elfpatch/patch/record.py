@@ -62,10 +62,9 @@ def _pairs(image: Image, place: Place) -> list[tuple[str, str]]:
             if len(parts) > SPELLED_OUT and text_form(index, place) != "char":
                 break
         else:
-            pairs = [(inner.path, _text(image, inner)) for inner in parts]
-            found = [(path, shown) for path, shown in pairs if shown is not None]
-            if len(found) == len(pairs) and _makes(image, place, found):
-                return found
+            found = [(inner, shown) for inner in parts if (shown := _text(image, inner)) is not None]
+            if len(found) == len(parts) and _makes(image, place, found):
+                return [(inner.path, shown) for inner, shown in found]
     raw = image.raw(place)
     assert isinstance(raw, bytes)
     return [(place.path, f"hex:{raw.hex()}")]
@@ -80,33 +79,29 @@ def _text(image: Image, place: Place) -> str | None:
     else:
         assert isinstance(raw, bytes)
         shown = text.show(index, place, raw)
-    return shown if shown is not None and _makes(image, place, [(place.path, shown)]) else None
+    return shown if shown is not None and _makes(image, place, [(place, shown)]) else None
 
 
 def _parts(index: Index, place: Place) -> Iterator[Place]:
     """What `place` consists of, down to what one text can name; a union comes as a whole."""
     kind = place.type
     assert kind is not None
-    if kind.kind == STRUCT:
-        inside = (inner for _, inner in own_members(index, place))
-    else:
-        inside = elements(index, place)
-    for inner in inside:
+    struct = kind.kind == STRUCT
+    for inner in (inner for _, inner in own_members(index, place)) if struct else elements(index, place):
         if inner.type is not None and inner.type.kind in (STRUCT, ARRAY) and not text_form(index, inner):
             yield from _parts(index, inner)
         else:
             yield inner
 
 
-def _makes(image: Image, place: Place, pairs: list[tuple[str, str]]) -> bool:
+def _makes(image: Image, place: Place, pairs: list[tuple[Place, str]]) -> bool:
     """Whether `pairs`, applied to the template, give the image's bytes of `place`."""
     template = image.template
     first = place.bit_offset // 8
     buffer = bytearray(template.held(place))
     errors: list[BadValue] = []
-    for path, shown in pairs:
-        inner = place if path == place.path else template.place(path)
-        for at, made in value.encode(template.index, inner, Setting(TEXT, path, shown, ""), errors):
+    for inner, shown in pairs:
+        for at, made in value.encode(template.index, inner, Setting(TEXT, inner.path, shown, ""), errors):
             start = at.bit_offset - 8 * first
             if isinstance(made, int):
                 write_bits(buffer, start, at.bit_size, made, big=template.index.big_endian)

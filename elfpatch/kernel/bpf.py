@@ -13,11 +13,11 @@ import os
 from errno import EACCES, EAGAIN, EINTR, ENOENT, ENOSPC, EPERM
 from struct import pack_into, unpack_from
 
-from .. import errors
-from . import abi
-from .caps import lacking
-from .libc import address, address_of_buffer
-from .libc import bpf as _bpf
+from elfpatch import errors
+from elfpatch.kernel import abi
+from elfpatch.kernel.caps import lacking
+from elfpatch.kernel.libc import address, address_of_buffer
+from elfpatch.kernel.libc import bpf as _bpf
 
 LOAD_ATTEMPTS = 5  # of BPF_PROG_LOAD that a signal interrupted (EAGAIN), as in libbpf
 INTERRUPTED_ATTEMPTS = 100  # of any other call (EINTR)

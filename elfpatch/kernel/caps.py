@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .abi import CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN
+from elfpatch.kernel.abi import CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN
 
 _NEEDED = ((CAP_BPF, "CAP_BPF"), (CAP_NET_ADMIN, "CAP_NET_ADMIN"))
 

@@ -399,6 +399,9 @@ class Index:
             )
         self._data = view
         self.big_endian = bool(flags & BIG_ENDIAN)
+        self.template_sha256: bytes
+        self.object_size: int
+        self.elf_header: bytes
         self.template_sha256, self.object_size, self.elf_header = _BODY.unpack_from(view, _HEAD.size)
         at = _HEAD.size + _BODY.size
         self._spans: list[tuple[int, int]] = [

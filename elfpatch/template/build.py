@@ -1,0 +1,73 @@
+"""An index into an object: appended as section `.elfpatch`, so that the template is the object itself.
+
+The original bytes stay where they are but for the ELF header, whose section header offset, count and name-table number
+change. After them come the section names (a copy with one more), the section headers (a copy with the name table's
+row changed and one row more) and the index, which ends the file. Every other tool sees one unknown section more.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from elfpatch import index as ix
+from elfpatch.errors import BadObject
+from elfpatch.template.compile import compile_object
+
+SECTION_NAME = b".elfpatch\0"
+_SHT_PROGBITS = 1
+_ROW = 64
+
+
+def original(data: bytes) -> bytes:
+    """The object without an index that `build` appended: the bytes from which it was made, values as they are now."""
+    block = ix.find(data)
+    if block is None:
+        return data
+    index = ix.Index(block)
+    return index.elf_header + data[ix.ELF_HEADER_SIZE : index.object_size]
+
+
+def build(data: bytes, stem: str) -> bytes:
+    """The object with a fresh index. An index that it already carries at its end is replaced."""
+    plain = original(data)
+    index = ix.with_trailer(compile_object(plain, stem))
+    return embed(plain, index)
+
+
+def embed(data: bytes, block: bytes) -> bytes:
+    """Append `block` as section `.elfpatch`."""
+    order = ">" if data[5] == 2 else "<"
+    (table,) = struct.unpack_from(order + "Q", data, 40)
+    count, names_number = struct.unpack_from(order + "HH", data, 60)
+    rows = bytearray(data[table : table + count * _ROW])
+    if SECTION_NAME in _names(data, order, rows, names_number):
+        raise BadObject(
+            "it has a stale .elfpatch section that another tool has moved",
+            hint="remove it with `llvm-objcopy --remove-section .elfpatch`, then build again",
+        )
+    out = bytearray(data)
+    names = _names(data, order, rows, names_number)
+    name_offset = len(names)
+    names += SECTION_NAME
+    names_at = _append(out, bytes(names), 1)
+    struct.pack_into(order + "QQ", rows, names_number * _ROW + 24, names_at, len(names))
+    table_at = -(-len(out) // 8) * 8
+    index_at = table_at + len(rows) + _ROW
+    rows += struct.pack(order + "IIQQQQIIQQ", name_offset, _SHT_PROGBITS, 0, 0, index_at, len(block), 0, 0, 8, 0)
+    _append(out, bytes(rows), 8)
+    out += block
+    struct.pack_into(order + "Q", out, 40, table_at)
+    struct.pack_into(order + "H", out, 60, count + 1)
+    return bytes(out)
+
+
+def _names(data: bytes, order: str, rows: bytearray, number: int) -> bytearray:
+    offset, size = struct.unpack_from(order + "QQ", rows, number * _ROW + 24)
+    return bytearray(data[offset : offset + size])
+
+
+def _append(out: bytearray, data: bytes, alignment: int) -> int:
+    out += bytes(-len(out) % alignment)
+    at = len(out)
+    out += data
+    return at

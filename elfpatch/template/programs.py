@@ -1,0 +1,318 @@
+"""Functions -> kernel-ready programs.
+
+Every function of every executable section is found by its symbol. An entry program is a function of a section other
+than `.text`; the functions that it calls, or whose address it takes, are appended to it one after another, as the
+kernel wants a program and its subprograms in one array. Then calls are given their distances, relocations are carried
+out, and func_info, line_info and core_relos are moved along.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from attrs import define, frozen
+
+from elfpatch import index as ix
+from elfpatch import insn as isa
+from elfpatch.errors import BadObject
+from elfpatch.template import btf as bt
+from elfpatch.template import elf
+from elfpatch.template.maps import MapTable
+from elfpatch.template.sections import section_type
+from elfpatch.template.variables import Reference
+
+
+@frozen
+class Function:
+    """A function: instructions [start, end) of its section, counted in 8-byte slots."""
+
+    name: str
+    symbol: int
+    section: elf.Section
+    start: int
+    end: int
+
+
+@define
+class Linked:
+    """A program while it is put together. `places` gives the slot where each function starts."""
+
+    code: bytearray
+    places: dict[Function, int]
+    fixups: list[ix.Fixup]
+
+
+class Linker:
+    """Puts the programs of one object together."""
+
+    def __init__(
+        self, obj: elf.ElfObject, ext: bt.BtfExt | None, maps: MapTable, data_sections: dict[int, int]
+    ) -> None:
+        """`data_sections`: index row by section number."""
+        self.obj = obj
+        self.ext = ext
+        self.maps = maps
+        self.data_sections = data_sections
+        self.functions = _functions(obj)
+        self._by_start = {(f.section.number, f.start): f for f in self.functions}
+        self._relocations = {
+            (number, relocation.offset // isa.SIZE): relocation
+            for number, relocations in obj.relocations.items()
+            if obj.sections[number].executable
+            for relocation in relocations
+        }
+
+    def entries(self) -> list[Function]:
+        """The functions that are programs of their own."""
+        return [function for function in self.functions if function.section.name != ".text"]
+
+    def references(self) -> list[Reference]:
+        """Every place of a data section whose address some instruction, or initialised data, takes."""
+        found = []
+        for number, relocations in self.obj.relocations.items():
+            section = self.obj.sections[number]
+            for relocation in relocations:
+                if relocation.symbol.section not in self.data_sections:
+                    continue
+                addend = self._addend(section, relocation)
+                found.append(Reference(relocation.symbol.section, relocation.symbol.value + addend))
+        return found
+
+    def _addend(self, section: elf.Section, relocation: elf.Relocation) -> int:
+        """What stands in the relocated field, without the symbol's value."""
+        order = ">" if self.obj.big_endian else "<"
+        if section.executable:
+            if relocation.offset + isa.SIZE > section.size:
+                raise BadObject("it is cut off", where=f"relocation at {section.name}+{relocation.offset:#x}")
+            (addend,) = struct.unpack_from(order + "i", section.data, relocation.offset + 4)
+        elif relocation.type == elf.R_BPF_64_ABS64 and relocation.offset + 8 <= section.size:
+            (addend,) = struct.unpack_from(order + "q", section.data, relocation.offset)
+        elif relocation.offset + 4 <= section.size:
+            (addend,) = struct.unpack_from(order + "i", section.data, relocation.offset)
+        else:
+            return 0
+        number = int(addend)
+        if self.obj.addend_has_value and relocation.symbol.type != elf.STT_SECTION:
+            number -= relocation.symbol.value
+        return number
+
+    # --- one program --------------------------------------------------------------------------------------------
+
+    def link(self, entry: Function) -> Linked:
+        linked = Linked(bytearray(), {}, [])
+        pending = [entry]
+        calls: list[tuple[int, Function]] = []
+        while pending:
+            function = pending.pop(0)
+            if function in linked.places:
+                continue
+            at = len(linked.code) // isa.SIZE
+            linked.places[function] = at
+            linked.code += function.section.data[function.start * isa.SIZE : function.end * isa.SIZE]
+            for slot, target in self._complete(linked, function, at):
+                calls.append((slot, target))
+                pending.append(target)
+        for slot, target in calls:
+            instruction = isa.decode(linked.code, slot, big_endian=self.obj.big_endian)
+            instruction.imm = linked.places[target] - slot - 1
+            isa.encode_into(linked.code, slot, instruction, big_endian=self.obj.big_endian)
+        return linked
+
+    def _complete(self, linked: Linked, function: Function, at: int) -> list[tuple[int, Function]]:
+        """Carry out the relocations of a function placed at slot `at`; the slots that refer to functions come back."""
+        calls = []
+        slot = function.start
+        while slot < function.end:
+            instruction = isa.decode(function.section.data, slot, big_endian=self.obj.big_endian)
+            relocation = self._relocations.get((function.section.number, slot))
+            placed = at + slot - function.start
+            where = f"{function.section.name}:{function.name} instruction {slot - function.start}"
+            if instruction.opcode == isa.CALL and instruction.src == isa.PSEUDO_CALL:
+                target = self._callee(function, slot, instruction, relocation, where)
+                if isinstance(target, Function):
+                    calls.append((placed, target))
+                else:
+                    linked.fixups.append(ix.Fixup(placed, ix.FIXUP_EXTERN, -1, target))
+            elif instruction.opcode == isa.LD_IMM64:
+                if slot + 1 >= function.end:
+                    raise BadObject("an LD_IMM64 is cut off by the function's end", where=where)
+                if relocation is not None:
+                    pointed = self._address(linked, placed, instruction, relocation, where)
+                    if pointed is not None:
+                        calls.append((placed, pointed))
+                slot += 1
+            elif relocation is not None:
+                if instruction.opcode != isa.CALL:
+                    raise BadObject(
+                        f"a relocation of type {relocation.type} for {relocation.symbol.name!r} "
+                        f"on opcode {instruction.opcode:#04x}",
+                        where=where,
+                    )
+                linked.fixups.append(ix.Fixup(placed, ix.FIXUP_EXTERN, -1, relocation.symbol.name))
+            slot += 1
+        return calls
+
+    def _callee(
+        self, function: Function, slot: int, instruction: isa.Insn, relocation: elf.Relocation | None, where: str
+    ) -> Function | str:
+        """The function that is called, or the name of an external one."""
+        if relocation is None:
+            section, start = function.section.number, slot + instruction.imm + 1
+        else:
+            symbol = relocation.symbol
+            if symbol.section == elf.SHN_UNDEF:
+                return symbol.name
+            addend = instruction.imm
+            if self.obj.addend_has_value and symbol.type != elf.STT_SECTION:
+                addend -= symbol.value // isa.SIZE
+            section, start = symbol.section, symbol.value // isa.SIZE + addend + 1
+        target = self._by_start.get((section, start))
+        if target is None:
+            name = self.obj.sections[section].name if section < len(self.obj.sections) else str(section)
+            raise BadObject(f"a call to {name}+{start * isa.SIZE:#x}, where no function starts", where=where)
+        return target
+
+    def _address(
+        self, linked: Linked, placed: int, instruction: isa.Insn, relocation: elf.Relocation, where: str
+    ) -> Function | None:
+        """Complete an LD_IMM64: a map, a byte of a data map, a function (which is returned), or an external symbol."""
+        symbol = relocation.symbol
+        if relocation.type != elf.R_BPF_64_64:
+            raise BadObject(f"a relocation of type {relocation.type} on an LD_IMM64", where=where)
+        big_endian = self.obj.big_endian
+        second = isa.decode(linked.code, placed + 1, big_endian=big_endian)
+        addend = instruction.imm
+        if self.obj.addend_has_value and symbol.type != elf.STT_SECTION:
+            addend -= symbol.value
+        offset = symbol.value + addend
+        instruction.imm = 0
+        pointed: Function | None = None
+        if symbol.section == elf.SHN_UNDEF or (symbol.section in self.data_sections and self._is_kconfig(symbol)):
+            linked.fixups.append(ix.Fixup(placed, ix.FIXUP_EXTERN, -1, symbol.name))
+        elif symbol.section in self.data_sections:
+            instruction.src, second.imm = isa.PSEUDO_MAP_VALUE, offset
+            row = self.maps.by_section.get(symbol.section)
+            if row is None:
+                raise BadObject(f"it refers to the empty section of {symbol.name!r}", where=where)
+            linked.fixups.append(ix.Fixup(placed, ix.FIXUP_MAP_VALUE, row, ""))
+        elif (symbol.section, offset) in self.maps.by_place:
+            instruction.src, second.imm = isa.PSEUDO_MAP_FD, 0
+            linked.fixups.append(ix.Fixup(placed, ix.FIXUP_MAP_FD, self.maps.by_place[symbol.section, offset], ""))
+        elif symbol.section < len(self.obj.sections) and self.obj.sections[symbol.section].executable:
+            # A function's address, for a callback: counted in instructions from here, like the target of a call
+            pointed = self._by_start.get((symbol.section, offset // isa.SIZE))
+            if pointed is None:
+                raise BadObject("it takes the address of code where no function starts", where=where)
+            instruction.src, second.imm = isa.PSEUDO_FUNC, 0
+        else:
+            name = symbol.name or (
+                self.obj.sections[symbol.section].name if symbol.section < len(self.obj.sections) else "?"
+            )
+            raise BadObject(f"it refers to {name!r}, which is neither a map, data nor a function", where=where)
+        isa.encode_into(linked.code, placed, instruction, big_endian=big_endian)
+        isa.encode_into(linked.code, placed + 1, second, big_endian=big_endian)
+        return pointed
+
+    def _is_kconfig(self, symbol: elf.Symbol) -> bool:
+        return self.obj.sections[symbol.section].name == ".kconfig"
+
+    # --- what the instructions say of themselves ------------------------------------------------------------------
+
+    def func_info(self, linked: Linked) -> bytes:
+        """One record a function, or nothing when one lacks it (the kernel wants all or none)."""
+        if self.ext is None:
+            return b""
+        found = []
+        for function, place in linked.places.items():
+            record = self._record_at(self.ext.func_info, function)
+            if record is None:
+                return b""
+            found.append(self._moved(record, place))
+        return b"".join(found)
+
+    def _record_at(self, records: bt.ExtRecords, function: Function) -> bytes | None:
+        for record in records.sections.get(function.section.name, []):
+            if self._offset(record) == function.start * isa.SIZE:
+                return record
+        return None
+
+    def line_info(self, linked: Linked) -> bytes:
+        if self.ext is None:
+            return b""
+        return b"".join(
+            self._moved(record, place + self._offset(record) // isa.SIZE - function.start)
+            for function, place in linked.places.items()
+            for record in self._inside(self.ext.line_info, function)
+        )
+
+    def core_relos(self, linked: Linked) -> bytes:
+        """Unlike the others these count bytes; the kernel wants them so (kernel/bpf/verifier.c: check_core_relo)."""
+        if self.ext is None:
+            return b""
+        return b"".join(
+            self._moved(record, self._offset(record) + (place - function.start) * isa.SIZE)
+            for function, place in linked.places.items()
+            for record in self._inside(self.ext.core_relos, function)
+        )
+
+    def _inside(self, records: bt.ExtRecords, function: Function) -> list[bytes]:
+        return [
+            record
+            for record in records.sections.get(function.section.name, [])
+            if function.start <= self._offset(record) // isa.SIZE < function.end
+        ]
+
+    def _offset(self, record: bytes) -> int:
+        return int.from_bytes(record[:4], "big" if self.obj.big_endian else "little")
+
+    def _moved(self, record: bytes, offset: int) -> bytes:
+        return offset.to_bytes(4, "big" if self.obj.big_endian else "little") + record[4:]
+
+    def program(self, entry: Function, fixups: list[ix.Fixup]) -> ix.Program:
+        """The row of an entry program; its fix-ups are appended to `fixups`."""
+        linked = self.link(entry)
+        name = entry.section.name
+        autoload = not name.startswith("?")
+        name = name.removeprefix("?")
+        kind = section_type(name)
+        flags = (
+            (ix.AUTOLOAD if autoload else 0) | (ix.SLEEPABLE if kind.sleepable else 0) | (ix.FRAGS if kind.frags else 0)
+        )
+        first = len(fixups)
+        fixups.extend(linked.fixups)
+        return ix.Program(
+            entry.name,
+            name,
+            kind.prog_type,
+            kind.attach_type,
+            flags,
+            name.partition("/")[2],
+            bytes(linked.code),
+            self.func_info(linked),
+            self.line_info(linked),
+            self.core_relos(linked),
+            first,
+            len(linked.fixups),
+        )
+
+
+def _functions(obj: elf.ElfObject) -> list[Function]:
+    found = []
+    for section in obj.sections:
+        if not section.executable or not section.size:
+            continue
+        if section.size % isa.SIZE:
+            raise BadObject(f"{section.size} bytes are not whole instructions", where=f"section {section.name}")
+        symbols = [s for s in obj.symbols_in(section, elf.STT_FUNC) if s.name]
+        if not symbols:  # assembler and very old compilers leave functions untyped
+            symbols = [s for s in obj.symbols_in(section, elf.STT_NOTYPE) if s.name and s.binding != elf.STB_LOCAL]
+        starts = [symbol.value // isa.SIZE for symbol in symbols]
+        for number, symbol in enumerate(symbols):
+            where = f"function {symbol.name!r} in {section.name}"
+            if symbol.value % isa.SIZE or symbol.size % isa.SIZE:
+                raise BadObject("it does not start and end between instructions", where=where)
+            start = symbol.value // isa.SIZE
+            after = next((s for s in starts[number + 1 :] if s > start), section.size // isa.SIZE)
+            end = start + symbol.size // isa.SIZE if symbol.size else after
+            found.append(Function(symbol.name, symbol.number, section, start, end))
+    return found

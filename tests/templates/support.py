@@ -1,0 +1,240 @@
+"""Loads a shipped template with a configuration, and runs it.
+
+Every behaviour is tested on two programs that must not differ: the template as patched, and the same source compiled
+with the configuration as constants (`-DELFPATCH_CONSTANTS`), which is the oracle for the patching.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from elfpatch import index
+from elfpatch.kernel import bpf
+from elfpatch.patch.image import Template, make_image, written
+from elfpatch.patch.setting import from_set
+from elfpatch.template.build import build
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "bpf_templates"
+CLANG = os.environ.get("ELFPATCH_TEST_CLANG", "clang-19")
+OBJECTS = os.environ.get("ELFPATCH_TEST_TEMPLATES", "")
+
+XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
+TC_NEXT, TC_SHOT = 0xFFFFFFFF, 2
+
+Settings = dict[str, str]
+
+
+# --- objects
+
+
+def compile_template(name: str, out: Path, *flags: str, clang: str = CLANG) -> Path:
+    """Compile a shipped template as `make templates` does."""
+    multiarch = subprocess.run(["gcc", "-print-multiarch"], check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run(
+        [clang, "-O2", "-g", "-Wall", "-Werror", "--target=bpf", "-mcpu=v3", "-I", str(SOURCES)]
+        + [f"-I/usr/include/{multiarch}", *flags, "-c", str(SOURCES / f"{name}.bpf.c"), "-o", str(out)],
+        check=True,
+    )
+    return out
+
+
+def as_constants(settings: Settings) -> list[str]:
+    """The compiler flags that make `settings` constants of the program; see config.h."""
+    values: dict[str, list[str]] = {}
+    for path, text in settings.items():
+        name, rest = re.fullmatch(r"(\w+)(.*)", path).groups()
+        values.setdefault(name, []).append(f"{rest} = {_as_c(text)}" if rest else _as_c(text))
+    return ["-DELFPATCH_CONSTANTS", *(f"-D{name.upper()}_DEFAULT={', '.join(made)}" for name, made in values.items())]
+
+
+def _as_c(text: str) -> str:
+    """A value of the command line as a C initializer."""
+    units = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+    if text in ("true", "false"):
+        return str(int(text == "true"))
+    if match := re.fullmatch(r"([\d.]+)/(\d+)", text):
+        return f"{{ .prefixlen = {match[2]}, .address = {_as_c(match[1])} }}"
+    if re.fullmatch(r"\d+(\.\d+){3}", text):
+        return hex(int.from_bytes(socket.inet_aton(text), sys.byteorder))
+    if re.fullmatch(r"[\da-f]{2}(:[\da-f]{2}){5}", text):
+        return "{ " + ", ".join(f"0x{byte}" for byte in text.split(":")) + " }"
+    if ":" in text:
+        return "{ { { " + ", ".join(map(str, socket.inet_pton(socket.AF_INET6, text))) + " } } }"
+    if match := re.fullmatch(r"(\d+)([num]?s)", text):
+        return str(int(match[1]) * units[match[2]])
+    return text
+
+
+# --- loaded programs
+
+
+@dataclass(frozen=True)
+class Result:
+    verdict: int
+    packet: bytes
+    ctx: bytes
+
+    @property
+    def mark(self) -> int:
+        """`mark` of a `struct __sk_buff`."""
+        return struct.unpack_from("I", self.ctx, 8)[0]
+
+
+@cache
+def possible_cpus() -> int:
+    text = Path("/sys/devices/system/cpu/possible").read_text()
+    return 1 + max(int(number) for number in re.findall(r"\d+", text))
+
+
+class Map:
+    """A map that the program uses, by its pin."""
+
+    def __init__(self, pin: Path) -> None:
+        self.fd = bpf.obj_get(str(pin))
+        self.info = bpf.map_info(self.fd)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        bpf.map_update(self.fd, key, value)
+
+    def get(self, key: bytes) -> bytes:
+        return bpf.map_lookup(self.fd, key, self.info.value_size)
+
+    def keys(self) -> list[bytes]:
+        found: list[bytes] = []
+        key = bpf.map_next_key(self.fd, None, self.info.key_size)
+        while key is not None:
+            found.append(key)
+            key = bpf.map_next_key(self.fd, key, self.info.key_size)
+        return found
+
+    def counter(self, number: int) -> tuple[int, int]:
+        """(packets, bytes) of a per-CPU `struct counter`, over all CPUs."""
+        raw = bpf.map_lookup(self.fd, struct.pack("I", number), 16 * possible_cpus())
+        values = struct.unpack(f"{2 * possible_cpus()}Q", raw)
+        return sum(values[::2]), sum(values[1::2])
+
+
+@dataclass
+class Loaded:
+    """A program that is loaded and pinned, with its maps. `verdicts` names the rows of its map `counters`."""
+
+    pins: Path
+    program: str
+    verdicts: list[str]
+    _maps: dict[str, Map] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.fd = bpf.obj_get(str(self.pins / "progs" / self.program))
+
+    def run(self, packet: bytes, ctx: bytes = b"", *, repeat: int = 1) -> Result:
+        run = bpf.prog_test_run(self.fd, packet, ctx, repeat=repeat, data_out_size=len(packet) + 256, ctx_out_size=192)
+        return Result(run.retval, run.data_out, run.ctx_out)
+
+    def map(self, name: str) -> Map:
+        if name not in self._maps:
+            self._maps[name] = Map(self.pins / "maps" / name)
+        return self._maps[name]
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Packets and bytes of every verdict that was reached."""
+        found = {name: self.map("counters").counter(number) for number, name in enumerate(self.verdicts)}
+        return {name: counter for name, counter in found.items() if counter[0]}
+
+    def close(self) -> None:
+        os.close(self.fd)
+        for opened in self._maps.values():
+            os.close(opened.fd)
+
+
+def verdict_names(name: str) -> list[str]:
+    """The enumerators of `enum verdict` of a template, in order."""
+    body = re.search(r"enum verdict \{(.*?)\bVERDICTS\b", (SOURCES / f"{name}.bpf.c").read_text(), re.S)
+    assert body is not None
+    return re.findall(r"\b[A-Z][A-Z0-9_]*\b", re.sub(r"/\*.*?\*/", "", body[1], flags=re.S))
+
+
+class Loader:
+    """Makes templates, loads them under a bpffs of its own, and takes all of it away again."""
+
+    def __init__(self, work: Path, bpffs: Path) -> None:
+        self.work = work
+        self.bpffs = bpffs
+        self._loaded: list[Loaded] = []
+        self._number = 0
+
+    def template(self, name: str) -> Path:
+        """The object under test: of ELFPATCH_TEST_TEMPLATES (a folder of built templates), else built here."""
+        if OBJECTS:
+            return Path(OBJECTS) / f"{name}.o"
+        out = self.work / "templates" / f"{name}.o"
+        if not out.exists():
+            out.parent.mkdir(exist_ok=True)
+            compile_template(name, out)
+        return out
+
+    def load(self, name: str, settings: Settings, how: str = "patched") -> Loaded:
+        """`how`: `patched` is the template with `settings`, `compiled` the source compiled with them."""
+        self._number += 1
+        deployment = f"{name}{self._number}"
+        pins = self.bpffs / "elfpatch" / deployment
+        if how == "compiled":
+            compiled = compile_template(name, self.work / f"{deployment}.o", *as_constants(settings))
+            bpftool_load(compiled, pins)
+        else:
+            patched = self.work / f"{deployment}.patched.o"
+            patched.write_bytes(patched_bytes(self.template(name), settings))
+            bpftool_load(patched, pins)
+        loaded = Loaded(pins, name, verdict_names(name) if name != "mark" else [])
+        self._loaded.append(loaded)
+        return loaded
+
+    def close(self) -> None:
+        for loaded in self._loaded:
+            loaded.close()
+        shutil.rmtree(self.bpffs / "elfpatch", ignore_errors=True)
+
+
+def set_options(settings: Settings) -> list[str]:
+    return [word for path, text in settings.items() for word in ("--set", f"{path}={text}")]
+
+
+def elfpatch(loader: Loader, verb: str, *arguments: str, status: int = 0) -> dict[str, object]:
+    """Run the command line with the loader's folders; its JSON answer."""
+    command = [sys.executable, str(ROOT / "scripts" / "elfpatch"), "-j", verb]
+    command += ["--state-dir", str(loader.work / "state"), "--bpffs", str(loader.bpffs), *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == status, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+    return json.loads(done.stdout) if done.stdout else {}
+
+
+def patched_bytes(template: Path, settings: Settings) -> bytes:
+    data = build(template.read_bytes(), template.stem)
+    block = index.find(data)
+    assert block is not None
+    made = [from_set(f"{path}={text}") for path, text in settings.items()]
+    return written(make_image(Template(str(template), data, index.Index(block)), made))
+
+
+def bpftool_load(path: Path, pins: Path) -> None:
+    """Load all programs of an object with bpftool, pinned as elfpatch pins them."""
+    (pins / "maps").mkdir(parents=True)
+    done = subprocess.run(
+        ["bpftool", "prog", "loadall", str(path), str(pins / "progs"), "pinmaps", str(pins / "maps")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -30,6 +30,7 @@ CLANG = os.environ.get("ELFPATCH_TEST_CLANG", "clang-19")
 OBJECTS = os.environ.get("ELFPATCH_TEST_TEMPLATES", "")
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
+SK_BUFF_SIZE = 192  # struct __sk_buff
 TC_NEXT, TC_SHOT = 0xFFFFFFFF, 2
 
 Settings = dict[str, str]
@@ -138,7 +139,11 @@ class Loaded:
         self.fd = bpf.obj_get(str(self.pins / "progs" / self.program))
 
     def run(self, packet: bytes, ctx: bytes = b"", *, repeat: int = 1) -> Result:
-        run = bpf.prog_test_run(self.fd, packet, ctx, repeat=repeat, data_out_size=len(packet) + 256, ctx_out_size=192)
+        # With room for a `struct xdp_md` to come back, the kernel takes an empty one for the packet's bounds.
+        ctx_size = 0 if self.program.startswith("xdp") else SK_BUFF_SIZE
+        run = bpf.prog_test_run(
+            self.fd, packet, ctx, repeat=repeat, data_out_size=len(packet) + 256, ctx_out_size=ctx_size
+        )
         return Result(run.retval, run.data_out, run.ctx_out)
 
     def map(self, name: str) -> Map:

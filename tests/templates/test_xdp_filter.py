@@ -1,0 +1,208 @@
+"""xdp_filter: denied sources and sources that send too fast are dropped."""
+
+from __future__ import annotations
+
+import struct
+import time
+
+import pytest
+
+from tests.support.packets import ETH_ARP, arp, ether, ip4, ip6, ipv4, ipv6, tcp, udp
+from tests.templates.support import XDP_DROP, XDP_PASS
+
+LIMITS = {"limits.pps": "1", "limits.burst": "5"}  # one packet a second: no token comes back during a test
+
+
+def from4(source: str, **more) -> bytes:
+    return ether(ipv4(source, "192.0.2.1", udp(1000, 53, b"x")), **more)
+
+
+def from6(source: str, **more) -> bytes:
+    return ether(ipv6(source, "2001:db8::1", tcp(1000, 80)), **more)
+
+
+def deny(program, prefix: str) -> None:
+    address, length = prefix.split("/")
+    name, packed = ("deny6", ip6(address)) if ":" in address else ("deny4", ip4(address))
+    program.map(name).put(struct.pack("I", int(length)) + packed, bytes(8))
+
+
+def verdict(program, packet: bytes, *, passes: bool | None = None) -> str:
+    """The verdict of a packet by the counter that it moved; bytes and return value are checked on the way."""
+    before = program.counters()
+    result = program.run(packet)
+    after = program.counters()
+    (moved,) = (name for name in after if after[name] != before.get(name))
+    packets, size = before.get(moved, (0, 0))
+    assert after[moved] == (packets + 1, size + len(packet))
+    if passes is None:
+        passes = moved in ("PASSED", "NOT_IP")
+    assert result.verdict == (XDP_PASS if passes else XDP_DROP)
+    assert result.packet == packet
+    return moved
+
+
+def passed_of(program, packet: bytes, count: int) -> int:
+    """How many of `count` runs of a packet pass."""
+    return [program.run(packet).verdict for _ in range(count)].count(XDP_PASS)
+
+
+# --- deny list
+
+
+def test_without_entries_and_limits_everything_passes(load):
+    program = load("xdp_filter", {})
+    for packet in (from4("10.0.0.1"), from6("fd00::1"), from4("10.0.0.1", vlans=(3,)), from6("fd00::1", vlans=(3, 4))):
+        assert verdict(program, packet) == "PASSED"
+    assert program.map("sources").keys() == []
+
+
+def test_denied_sources_are_dropped_and_hits_counted(load):
+    program = load("xdp_filter", {})
+    for prefix in ("10.1.0.0/16", "10.2.3.4/32", "fd00:1::/32", "fd00:2::3/128"):
+        deny(program, prefix)
+    cases = {
+        "10.1.2.3": "DENIED",
+        "10.2.3.4": "DENIED",
+        "10.2.3.5": "PASSED",
+        "10.0.255.255": "PASSED",
+        "1.10.1.1": "PASSED",
+    }
+    for source, expected in cases.items():
+        assert verdict(program, from4(source)) == expected
+        assert verdict(program, from4(source, vlans=(3,))) == expected
+        assert verdict(program, from4(source, vlans=(3, 4))) == expected
+    for source, expected in {"fd00:1:2::3": "DENIED", "fd00:2::3": "DENIED", "fd00:2::4": "PASSED"}.items():
+        assert verdict(program, from6(source)) == expected
+        assert verdict(program, from6(source, vlans=(3, 4))) == expected
+    hits = program.map("deny4").get(struct.pack("I", 32) + ip4("10.1.255.1"))
+    assert struct.unpack("Q", hits) == (3,)
+
+
+def test_the_destination_does_not_matter(load):
+    program = load("xdp_filter", {})
+    deny(program, "192.0.2.1/32")
+    assert verdict(program, from4("10.0.0.1")) == "PASSED"
+
+
+def test_dry_run_only_counts(load):
+    program = load("xdp_filter", LIMITS | {"dry_run": "true"})
+    deny(program, "10.1.0.0/16")
+    assert verdict(program, from4("10.1.2.3"), passes=True) == "DENIED"
+    found = [verdict(program, from4("10.9.9.9"), passes=True) for _ in range(7)]
+    assert found == ["PASSED"] * 5 + ["LIMITED"] * 2
+    assert verdict(program, ether(b"\x40", 0x0800), passes=True) == "MALFORMED"
+
+
+# --- token bucket
+
+
+@pytest.mark.parametrize("burst", [1, 5, 32])
+def test_a_source_may_send_a_burst(load, burst):
+    program = load("xdp_filter", {"limits.pps": "1", "limits.burst": str(burst)})
+    assert [verdict(program, from4("10.0.0.1")) for _ in range(burst + 2)] == ["PASSED"] * burst + ["LIMITED"] * 2
+    # every source has a bucket of its own
+    assert verdict(program, from4("10.0.0.2")) == "PASSED"
+    assert verdict(program, from6("fd00::1")) == "PASSED"
+
+
+def test_the_default_burst_is_100(load):
+    program = load("xdp_filter", {"limits.pps": "1"})
+    assert passed_of(program, from4("10.0.0.1"), 120) == 100
+
+
+def test_tokens_come_back_at_the_rate(load):
+    rate, burst = 200, 3
+    program = load("xdp_filter", {"limits.pps": str(rate), "limits.burst": str(burst)})
+    packet = from4("10.0.0.1")
+    start = time.monotonic()
+    passed = 0
+    while time.monotonic() < start + 0.25:
+        before = time.monotonic()
+        passed += program.run(packet).verdict == XDP_PASS
+        after = time.monotonic()
+        assert passed <= burst + 1 + rate * (after - start)
+    assert passed >= rate * (before - start) * 0.9
+    time.sleep(3 / rate * 2)  # a pause fills the bucket, and no further
+    assert burst <= passed_of(program, packet, 20) <= burst + 1
+
+
+def test_a_tagged_packet_takes_from_the_same_bucket(load):
+    program = load("xdp_filter", LIMITS)
+    packets = [from4("10.0.0.1"), from4("10.0.0.1", vlans=(1,)), from4("10.0.0.1", vlans=(1, 2))] * 2
+    assert [verdict(program, packet) for packet in packets] == ["PASSED"] * 5 + ["LIMITED"]
+
+
+def test_prefixes_group_sources(load):
+    program = load("xdp_filter", LIMITS | {"limits.prefix4": "24", "limits.prefix6": "48"})
+    assert sum(passed_of(program, from4(f"10.0.0.{host}"), 1) for host in range(10)) == 5
+    assert passed_of(program, from4("10.0.1.1"), 9) == 5
+    assert sum(passed_of(program, from6(f"fd00:1:2:{net}::1"), 1) for net in range(10)) == 5
+    assert passed_of(program, from6("fd00:1:3::1"), 9) == 5
+    assert sorted(program.map("sources").keys()) == sorted(
+        [ip6("::ffff:10.0.0.0"), ip6("::ffff:10.0.1.0"), ip6("fd00:1:2::"), ip6("fd00:1:3::")]
+    )
+
+
+@pytest.mark.parametrize(
+    "bits, source", [(1, "8000::"), (33, "fd00:1:8000::"), (64, "fd00:1:8000:ffff::"), (127, "fd00:1:8000:ffff::fffe")]
+)
+def test_every_length_of_prefix_masks_right(load, bits, source):
+    program = load("xdp_filter", LIMITS | {"limits.prefix6": str(bits)})
+    program.run(from6("fd00:1:8000:ffff::ffff"))
+    assert program.map("sources").keys() == [ip6(source)]
+
+
+def test_by_default_an_ipv6_source_is_a_64(load):
+    program = load("xdp_filter", LIMITS)
+    assert sum(passed_of(program, from6(f"fd00::{host:x}"), 1) for host in range(10)) == 5
+
+
+def test_a_penalty_shuts_a_source_out_for_its_time(load):
+    program = load("xdp_filter", {"limits.pps": "1000", "limits.burst": "2", "limits.penalty": "300ms"})
+    packet = from4("10.0.0.1")
+    while program.run(packet).verdict == XDP_PASS:
+        pass
+    exceeded = time.monotonic()
+    while time.monotonic() < exceeded + 0.25:
+        assert program.run(packet).verdict == XDP_DROP  # 1,000 packets/s would have given a token meanwhile
+        time.sleep(0.01)
+    assert program.run(from4("10.0.0.2")).verdict == XDP_PASS
+    time.sleep(max(0, exceeded + 0.35 - time.monotonic()))
+    assert program.run(packet).verdict == XDP_PASS  # what was sent meanwhile did not prolong it
+
+
+def test_zero_is_no_limit(load):
+    program = load("xdp_filter", {"limits.pps": "0", "limits.burst": "1"})
+    assert program.run(from4("10.0.0.1"), repeat=1000).verdict == XDP_PASS
+    assert program.counters() == {"PASSED": (1000, 1000 * len(from4("10.0.0.1")))}
+
+
+def test_the_highest_rate_still_counts(load):
+    program = load("xdp_filter", {"limits.pps": "10000000", "limits.burst": "1000000"})
+    program.run(from4("10.0.0.1"), repeat=1000)
+    assert program.counters()["PASSED"][0] == 1000
+
+
+# --- other packets
+
+
+def test_what_is_no_ip_passes(load):
+    program = load("xdp_filter", LIMITS)
+    for _ in range(8):
+        assert verdict(program, ether(arp("02:00:00:00:00:02", "10.0.0.1", "10.0.0.2"), ETH_ARP)) == "NOT_IP"
+        assert verdict(program, ether(bytes(46), 0x88CC, vlans=(1, 2))) == "NOT_IP"
+
+
+def test_what_cannot_be_read_is_dropped(load):
+    program = load("xdp_filter", {})
+    good4, good6 = ipv4("10.0.0.1", "10.0.0.2"), ipv6("fd00::1", "fd00::2")
+    for packet in (
+        ether(good4[:19], 0x0800),
+        ether(b"\x55" + good4[1:], 0x0800),
+        ether(good6[:39], 0x86DD),
+        ether(b"\x70" + good6[1:], 0x86DD),
+        ether(good4, vlans=(1, 2, 3)),
+        ether(b"\0\1\x08", 0x8100),
+    ):
+        assert verdict(program, packet) == "MALFORMED"

@@ -79,6 +79,8 @@ def _text(image: Image, place: Place) -> str | None:
     else:
         assert isinstance(raw, bytes)
         shown = text.show(index, place, raw)
+        if shown is None and kind.kind == UNION:
+            shown = f"hex:{raw.hex()}"
     return shown if shown is not None and _makes(image, place, [(place, shown)]) else None
 
 

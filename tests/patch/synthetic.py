@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from elfpatch import index as ix
+from elfpatch.errors import ElfpatchError
 from elfpatch.index import (
     ARRAY,
     BOOL,
@@ -19,7 +22,10 @@ from elfpatch.index import (
     UNION,
     VOLATILE,
 )
-from elfpatch.patch.image import Template
+from elfpatch.patch.image import Image, Template, make_image
+from elfpatch.patch.path import resolve
+from elfpatch.patch.setting import from_set, from_set_hex, from_set_json
+from elfpatch.patch.value import show
 
 HEADER = bytes(ix.ELF_HEADER_SIZE)
 DEFAULT_FLAGS = SETTABLE | VOLATILE | LIVE
@@ -53,7 +59,7 @@ class Builder:
     def bool(self) -> int:
         return self.add(BOOL, 0, 1, "_Bool", "bool")
 
-    def char(self, *, signed: bool = True) -> int:
+    def char(self, *, signed: bool = False) -> int:
         return self.add(CHAR, SIGNED * signed, 1, "char")
 
     def float(self) -> int:
@@ -153,3 +159,37 @@ class Builder:
         }
         encoded = ix.encode(tables, big_endian=self.big, elf_header=HEADER, object_data=bytes(data))
         return Template("prog.o", bytes(data), ix.Index(encoded))
+
+
+def patched(template: Template, *sets: str, json=(), hexes=(), force=False) -> Image:
+    """The image of `--set`, `--set-json` and `--set-hex` texts."""
+    settings = [from_set(text) for text in sets]
+    settings += [from_set_json(text) for text in json] + [from_set_hex(text) for text in hexes]
+    return make_image(template, settings, force=force)
+
+
+def refusals(template: Template, *sets: str, **more) -> list[str]:
+    """The error lines of values that must be refused."""
+    with pytest.raises(ElfpatchError) as caught:
+        patched(template, *sets, **more)
+    assert caught.value.exit_code == 65
+    return caught.value.lines()
+
+
+def refusal(template: Template, *sets: str, **more) -> str:
+    """The one error line of values that must be refused."""
+    lines = refusals(template, *sets, **more)
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def value_bytes(image: Image, path: str) -> bytes:
+    """The bytes of the image at a path (of a bit-field those that hold it)."""
+    place = resolve(image.template.index, path)
+    return image.section_bytes(place.section)[place.offset : place.offset + place.size]
+
+
+def shown(image: Image, path: str) -> str:
+    """The image's value at a path as text."""
+    place = resolve(image.template.index, path)
+    return show(image.template.index, place, image.raw(place))

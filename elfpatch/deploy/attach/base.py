@@ -99,6 +99,10 @@ class Adapter:
         """
         raise NotImplementedError
 
+    def occupants(self, place: Place) -> list[int]:
+        """The ids of all programs on the hook, ours and others', in the order in which they run."""
+        raise NotImplementedError
+
     def check_swap(self, place: Place, record: Record) -> None:
         """Raise BadConfiguration when the recorded attachment cannot become what `place.target` asks for by a swap."""
 

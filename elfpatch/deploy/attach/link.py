@@ -38,10 +38,6 @@ class LinkAdapter(Adapter):
         """Whether the link, attached by its own account, really sits on the hook of `place`."""
         raise NotImplementedError
 
-    def unpinned(self, place: Place) -> Live:
-        """The state of a hook on which we have no link."""
-        return Live(ABSENT, note="not attached")
-
     def extra_record(self, place: Place) -> Record:
         """What the record needs besides the place."""
         return {}
@@ -49,7 +45,7 @@ class LinkAdapter(Adapter):
     def observe(self, place: Place, pin: str, record: Record, known: Iterable[int] = ()) -> Live:
         fd = bpffs.open_pin(pin)
         if fd is None:
-            return self.unpinned(place)
+            return Live(ABSENT, note="not attached")
         try:
             info = bpf.link_info(fd)
         finally:

@@ -27,6 +27,10 @@ class TcxLink(LinkAdapter):
         with netns.Inside(place.target.netns):
             return bpf.link_create(prog_fd, place.ifindex, place.target.attach_type)
 
+    def occupants(self, place: Place) -> list[int]:
+        with netns.Inside(place.target.netns):
+            return bpf.prog_query(place.ifindex, place.target.attach_type).prog_ids
+
     def is_on_hook(self, place: Place, info: bpf.LinkInfo) -> bool:
         with netns.Inside(place.target.netns):
             return info.link_id in bpf.prog_query(place.ifindex, place.target.attach_type, links=True).link_ids
@@ -47,8 +51,7 @@ class TcxLink(LinkAdapter):
     def _is_known(self, place: Place) -> bool:
         """Whether the kernel knows TCX: one that does not answers the query with EINVAL, too."""
         try:
-            with netns.Inside(place.target.netns):
-                bpf.prog_query(place.ifindex, place.target.attach_type)
+            self.occupants(place)
         except errors.SyscallFailed as error:
             return error.errno != EINVAL
         return True

@@ -277,7 +277,7 @@ def test_no_path_crashes(path):
     except ElfpatchError as error:
         assert error.exit_code == 65 and "\n" not in str(error)
     else:
-        assert 0 <= place.bit_offset and place.bit_offset + place.bit_size <= 8 * place.variable.size
+        assert place.bit_offset >= 0 and place.bit_offset + place.bit_size <= 8 * place.variable.size
 
 
 @given(st.text("0123456789abfxoXOB_-+ .", max_size=10))

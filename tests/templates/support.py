@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from elfpatch import index
@@ -23,6 +23,7 @@ from elfpatch.kernel import bpf
 from elfpatch.patch.image import Template, make_image, written
 from elfpatch.patch.setting import from_set
 from elfpatch.template.build import build
+from tests.support.net import NetNs, unique
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "bpf_templates"
@@ -135,8 +136,9 @@ class Loaded:
     verdicts: list[str]
     _maps: dict[str, Map] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.fd = bpf.obj_get(str(self.pins / "progs" / self.program))
+    @cached_property
+    def fd(self) -> int:
+        return bpf.obj_get(str(self.pins / "progs" / self.program))
 
     def run(self, packet: bytes, ctx: bytes = b"", *, repeat: int = 1) -> Result:
         # With room for a `struct xdp_md` to come back, the kernel takes an empty one for the packet's bounds.
@@ -157,7 +159,8 @@ class Loaded:
         return {name: counter for name, counter in found.items() if counter[0]}
 
     def close(self) -> None:
-        os.close(self.fd)
+        if "fd" in vars(self):
+            os.close(self.fd)
         for opened in self._maps.values():
             os.close(opened.fd)
 
@@ -176,7 +179,7 @@ class Loader:
         self.work = work
         self.bpffs = bpffs
         self._loaded: list[Loaded] = []
-        self._number = 0
+        self._links: list[int] = []
 
     def template(self, name: str) -> Path:
         """The object under test: of ELFPATCH_TEST_TEMPLATES (a folder of built templates), else built here."""
@@ -190,8 +193,7 @@ class Loader:
 
     def load(self, name: str, settings: Settings, how: str = "patched") -> Loaded:
         """`how`: `patched` is the template with `settings`, `compiled` the source compiled with them."""
-        self._number += 1
-        deployment = f"{name}{self._number}"
+        deployment = unique(f"{name}_")
         pins = self.bpffs / "elfpatch" / deployment
         if how == "compiled":
             compiled = compile_template(name, self.work / f"{deployment}.o", *as_constants(settings))
@@ -204,10 +206,32 @@ class Loader:
         self._loaded.append(loaded)
         return loaded
 
+    def attach(self, name: str, settings: Settings, target: str) -> Loaded:
+        """Apply a template to a target of the command line (`tcx:veth0:ingress,netns=NAME`)."""
+        loaded = self.load(name, settings)
+        hook, *rest = target.partition(",")[0].split(":")
+        netns = target.partition(",netns=")[2]
+        if hook == "cgroup":
+            folder = os.open(rest[0], os.O_RDONLY)
+            self._links.append(bpf.link_create(loaded.fd, folder, 10))
+            os.close(folder)
+            return loaded
+
+        def create():
+            index = socket.if_nametoindex(rest[0])
+            if hook == "xdp":
+                return bpf.link_create(loaded.fd, index, 37, flags=2 if rest[1:] == ["skb"] else 0)
+            return bpf.link_create(loaded.fd, index, 46 if rest[1] == "ingress" else 47)
+
+        self._links.append(NetNs(netns).run(create))
+        return loaded
+
     def close(self) -> None:
+        for link in self._links:
+            os.close(link)
         for loaded in self._loaded:
             loaded.close()
-        shutil.rmtree(self.bpffs / "elfpatch", ignore_errors=True)
+            shutil.rmtree(loaded.pins)
 
 
 def set_options(settings: Settings) -> list[str]:

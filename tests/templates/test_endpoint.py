@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import struct
+import threading
 
 import pytest
 
 from tests.support.packets import (
     ACK,
     ETH_ARP,
+    ETH_IPV4,
+    ETH_IPV6,
+    ETH_VLAN,
     ICMP6,
     RST,
     SYN,
@@ -358,3 +364,113 @@ def test_every_slot_of_the_list_counts(loader, port, slot):
     )
     all_are(program, "PASSED", [frame(ipv4(IP4, PEER4, udp(1, port)))])
     all_are(program, "DENIED_PORT", [frame(ipv4(IP4, PEER4, udp(1, port ^ 2)))])
+
+
+# --- over a veth pair: `b` is the endpoint, the filter is on the host's end, `a`
+
+
+def of_b(net) -> dict[str, str]:
+    return {"ep.ip4": net.b.ip4, "ep.ip6": net.b.ip6, "ep.mac": net.b.mac}
+
+
+def arrived(net, frames: dict[str, bytes]) -> set[str]:
+    """Send frames from `b`, each with its own payload; the names of those that `a` gets to see.
+
+    A packet socket for all protocols would see them before tc does; one for a single protocol sees them after it.
+    """
+    sockets = [
+        net.a.ns.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind))
+        for kind in (ETH_IPV4, ETH_IPV6, ETH_VLAN)
+    ]
+    try:
+        for packet in frames.values():
+            with contextlib.suppress(OSError):  # ENOBUFS: dropped at egress
+                net.b.send(packet)
+        net.b.send(ether(ipv4(net.b.ip4, net.a.ip4, udp(1, 443, b"the last one")), source=net.b.mac, dest=net.a.mac))
+        sockets[0].settimeout(5)
+        seen = []
+        while b"the last one" not in (got := sockets[0].recv(2000)):
+            seen.append(got)
+        for other in sockets[1:]:
+            other.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    seen.append(other.recv(2000))
+    finally:
+        for each in sockets:
+            each.close()
+    return {name for name in frames if any(got.endswith(b"<" + name.encode() + b">") for got in seen)}
+
+
+def test_only_what_the_endpoint_may_send_arrives(attach, net):
+    settings = of_b(net) | {"ep.policy.mode": "POLICY_ENFORCE", "ep.policy.ports[3]": "443"}
+    program = attach("endpoint", settings, f"tcx:{net.a.ifname}:ingress,netns={net.a.ns.name}")
+    b, a = net.b, net.a
+
+    def sent(name: str, source: str = "", to: int = 443, *, source_mac: str = "", vlans: tuple[int, ...] = ()) -> bytes:
+        source = source or b.ip4
+        ip, dest = (ipv6, a.ip6) if ":" in source else (ipv4, a.ip4)
+        payload = ip(source, dest, udp(1000, to, b"<" + name.encode() + b">"))
+        return ether(payload, source=source_mac or b.mac, dest=a.mac, vlans=vlans)
+
+    good = {
+        "own4": {},
+        "own6": {"source": b.ip6},
+        "own4 vlan": {"vlans": (5,)},
+        "own6 qinq": {"source": b.ip6, "vlans": (5, 6)},
+    }
+    bad = {
+        "foreign4": {"source": "10.77.0.9"},
+        "foreign6": {"source": "fd77::9"},
+        "foreign mac": {"source_mac": "02:00:00:00:00:99"},
+        "foreign4 vlan": {"source": "10.77.0.9", "vlans": (5,)},  # the kernel has taken the tag out
+        "foreign4 qinq": {"source": "10.77.0.9", "vlans": (5, 6)},
+        "port": {"to": 80},
+        "port6": {"source": b.ip6, "to": 80},
+        "port vlan": {"to": 80, "vlans": (5,)},
+    }
+    frames = {name: sent(name, **how) for name, how in (good | bad).items()}
+    assert arrived(net, frames) == set(good)
+    found = {name: count for name, (count, _) in program.counters().items()}
+    assert found == {"PASSED": 5, "SPOOFED_IP4": 3, "SPOOFED_IP6": 1, "SPOOFED_MAC": 1, "DENIED_PORT": 3}
+
+
+def test_connections_open_only_to_allowed_ports(attach, net):
+    settings = of_b(net) | {"ep.policy.mode": "POLICY_ENFORCE", "ep.policy.ports[0]": "443", "ep.id": "7"}
+    attach("endpoint", settings, f"tcx:{net.a.ifname}:ingress,netns={net.a.ns.name}")
+    for family, to in ((socket.AF_INET, net.a.ip4), (socket.AF_INET6, net.a.ip6)):
+        for port, opens in ((443, True), (80, False)):
+            with (
+                net.a.ns.socket(family, socket.SOCK_STREAM) as server,
+                net.b.ns.socket(family, socket.SOCK_STREAM) as client,
+            ):
+                server.bind((to, port))
+                server.listen()
+                client.settimeout(5 if opens else 0.3)
+                if not opens:
+                    with pytest.raises(TimeoutError):
+                        client.connect((to, port))
+                    continue
+                client.connect((to, port))
+                connection, _ = server.accept()
+                echo = threading.Thread(
+                    target=lambda peer: peer.sendall(peer.recv(1 << 20, socket.MSG_WAITALL)), args=(connection,)
+                )
+                echo.start()
+                data = bytes(range(256)) * 4096  # segmentation offload makes packets of it that are larger than the MTU
+                client.sendall(data)
+                back = b""
+                while len(back) < len(data):
+                    back += client.recv(1 << 20)
+                echo.join(5)
+                connection.close()
+                assert back == data
+
+
+def test_at_egress_of_its_own_interface_it_works_as_well(attach, net):
+    attach("endpoint", of_b(net), f"tcx:{net.b.ifname}:egress,netns={net.b.ns.name}")
+    frames = {
+        name: ether(ipv4(source, net.a.ip4, udp(1, 2, b"<" + name.encode() + b">")), source=net.b.mac, dest=net.a.mac)
+        for name, source in (("own", net.b.ip4), ("foreign", "10.77.0.9"))
+    }
+    assert arrived(net, frames) == {"own"}

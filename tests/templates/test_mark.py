@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 
 import pytest
@@ -37,3 +38,27 @@ def test_without_a_value_the_mark_is_cleared(load):
     before = bytearray(192)
     struct.pack_into("I", before, 8, 7)
     assert mark.run(PACKETS["ipv4"], bytes(before)).mark == 0
+
+
+# --- over a veth pair
+
+SO_RCVMARK, SO_MARK = 75, 36
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_the_mark_arrives_with_the_packet(attach, net, family):
+    """What a socket behind the hook is told with each datagram (SO_RCVMARK)."""
+    with net.a.udp_socket(5000, family=family) as receiver, net.b.udp_socket(family=family) as sender:
+        receiver.setsockopt(socket.SOL_SOCKET, SO_RCVMARK, 1)
+        receiver.settimeout(5)
+        for target, foo in (("", 0), (f"tcx:{net.a.ifname}:ingress,netns={net.a.ns.name}", 4242)):
+            if target:
+                attach("mark", {"foo": str(foo)}, target)
+            sender.sendto(b"hello", receiver.getsockname()[:2])
+            data, control, _, _ = receiver.recvmsg(100, 100)
+            marks = [
+                struct.unpack("I", value)[0]
+                for level, kind, value in control
+                if (level, kind) == (socket.SOL_SOCKET, SO_MARK)
+            ]
+            assert (data, marks or [0]) == (b"hello", [foo])

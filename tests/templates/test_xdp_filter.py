@@ -206,3 +206,41 @@ def test_what_cannot_be_read_is_dropped(load):
         ether(b"\0\1\x08", 0x8100),
     ):
         assert verdict(program, packet) == "MALFORMED"
+
+
+# --- over a veth pair
+
+
+def arrived(net, frames: list[bytes]) -> int:
+    """Send frames from `b`, then one that is no IP and always passes; how many of the former `a` gets to see."""
+    net.a.drain()
+    for packet in frames:
+        net.b.send(packet)
+    net.b.send(ether(b"the last one" + bytes(40), 0x88B5, dest="ff:ff:ff:ff:ff:ff", source=net.b.mac))
+    count = 0
+    for got in net.a.frames(5):
+        if b"the last one" in got:
+            return count
+        count += b"counted" in got
+    raise AssertionError("the last frame did not arrive")
+
+
+@pytest.mark.parametrize("mode", ["drv", "skb"])
+def test_on_an_interface(attach, net, mode):
+    settings = {"limits.pps": "1", "limits.burst": "5"}
+    program = attach("xdp_filter", settings, f"xdp:{net.a.ifname}:{mode},netns={net.a.ns.name}")
+    deny(program, "10.77.1.0/24")
+    deny(program, "fd77:1::/32")
+
+    def sent(source: str, vlans: tuple[int, ...] = ()) -> bytes:
+        ip, to = (ipv6, net.a.ip6) if ":" in source else (ipv4, net.a.ip4)
+        return ether(ip(source, to, udp(1, 2, b"counted")), source=net.b.mac, dest=net.a.mac, vlans=vlans)
+
+    for source in ("10.77.1.7", "fd77:1::7"):
+        assert arrived(net, [sent(source)] * 5) == 0
+        assert arrived(net, [sent(source, (3,))] * 5) == 0
+    for source in ("10.77.0.2", "10.77.0.3", "fd77::2"):
+        assert arrived(net, [sent(source)] * 3 + [sent(source, (3,))] * 5) == 5
+        assert arrived(net, [sent(source)] * 3) == 0
+    found = {name: count for name, (count, _) in program.counters().items()}
+    assert found == {"PASSED": 15, "NOT_IP": 10, "DENIED": 20, "LIMITED": 18}

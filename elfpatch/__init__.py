@@ -1,1 +1,3 @@
 """elfpatch: eBPF objects as templates, reconfigured without a compiler."""
+
+__version__ = "0.1.0"

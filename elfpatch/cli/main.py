@@ -1,0 +1,146 @@
+"""The entry point: find the verb, run it, turn errors into one line each and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from elfpatch.errors import ElfpatchError, UsageError, VerifierRejected
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+# verb: what it does. Each is a module of this package with OPERANDS, OPTIONS, EXAMPLES and run(arguments) -> exit code.
+VERBS = {
+    "inspect": "show what can be set in an object, its programs and maps",
+    "check": "load an object with values and let the verifier judge; nothing is attached or kept",
+    "plan": "show what an apply would change",
+    "patch": "write a patched object",
+    "apply": "load an object with values and put it on its targets, replacing what ran there",
+    "detach": "take a deployment off its targets and remove what it made",
+    "status": "show deployments, their targets and drift",
+    "schema": "print the JSON Schema of an object's values",
+    "build": "append the index to an object, so that it is a template",
+}
+EXIT_BUG = 70
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = sys.argv[1:] if words is None else words
+    wants_json = False
+    try:
+        _tolerant(sys.stdout, sys.stderr)
+        verb, rest = _verb(words)
+        if not verb:
+            return 0
+        wants_json = any(word in ("-j", "-p", "--json", "--pretty") for word in rest)
+        code = _run(verb, rest)
+        sys.stdout.flush()
+        return code
+    except ElfpatchError as error:
+        _report(error, wants_json, verbose="-v" in words or "--verbose" in words)
+        return error.exit_code
+    except BrokenPipeError:  # `elfpatch status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except KeyboardInterrupt:
+        print("elfpatch: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # no traceback reaches a user who did not ask for it
+        if os.environ.get("ELFPATCH_DEBUG"):
+            raise
+        return _unexpected(error)
+
+
+def _tolerant(*streams: object) -> None:
+    """Names in objects may be any bytes: print what the terminal cannot show as escapes."""
+    for stream in streams:
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure:
+            reconfigure(errors="backslashreplace")
+
+
+def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb and the words after it; "" when a help text was all that was wanted."""
+    if not words:
+        raise UsageError("no verb given", hint=f"one of {', '.join(VERBS)}; see elfpatch --help")
+    verb, rest = words[0], list(words[1:])
+    if verb in ("-h", "--help", "help"):
+        if rest and rest[0] in VERBS:
+            return rest[0], ["--help"]
+        _help()
+        return "", []
+    if verb in ("-V", "--version", "version"):
+        from elfpatch import __version__
+
+        print(f"elfpatch {__version__}")
+        return "", []
+    if verb not in VERBS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(verb, VERBS, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(VERBS)}"
+        raise UsageError(f"no verb {verb!r}", hint=hint)
+    return verb, rest
+
+
+def _run(verb: str, rest: list[str]) -> int:
+    from elfpatch.cli import options
+
+    module: ModuleType = __import__(f"elfpatch.cli.{verb}", fromlist=["run"])
+    arguments = options.read(rest, module.OPTIONS, verb)
+    if arguments.flag("help"):
+        print(options.help_text(verb, module.OPERANDS, VERBS[verb], module.OPTIONS, module.EXAMPLES))
+        return 0
+    code: int = module.run(arguments)
+    return code
+
+
+def _help() -> None:
+    print("usage: elfpatch VERB [options]\n")
+    print("Reconfigure eBPF programs without a compiler: an object is a template, values are written into it, and")
+    print("the running program is replaced atomically.\n")
+    for verb, text in VERBS.items():
+        print(f"  {verb:<9} {text}")
+    print("\nelfpatch VERB --help tells more. Exit codes: 0 done, 1 refused by the kernel, 64 usage, 65 bad value or")
+    print(
+        "object, 66 not found, 69 not supported by the kernel, 70 bug, 75 lock busy, 77 permission, 78 configuration."
+    )
+
+
+def _report(error: ElfpatchError, wants_json: bool, *, verbose: bool) -> None:
+    for line in error.lines():
+        print(f"elfpatch: error: {line}" if not line.startswith(" ") else line, file=sys.stderr)
+    if verbose and isinstance(error, VerifierRejected):
+        print(error.log, file=sys.stderr)
+    if wants_json:
+        import json
+
+        errors = getattr(error, "errors", [error])
+        body = {
+            "schema": "elfpatch/v1",
+            "result": "error",
+            "exit_code": error.exit_code,
+            "errors": [str(one) for one in errors],
+        }
+        print(json.dumps(body))
+        sys.stdout.flush()
+
+
+def _unexpected(error: Exception) -> int:
+    """An exception that nobody turned into an ElfpatchError: the system's (a full disk) or a bug of ours."""
+    if isinstance(error, PermissionError):
+        print(f"elfpatch: error: {error.filename or 'operation'}: permission denied", file=sys.stderr)
+        return 77
+    if isinstance(error, OSError) and error.filename:
+        print(f"elfpatch: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 66 if isinstance(error, FileNotFoundError) else 78
+    print(
+        f"elfpatch: error: bug: {type(error).__name__}: {' '.join(str(error).split())} "
+        "(ELFPATCH_DEBUG=1 shows the traceback; please report it)",
+        file=sys.stderr,
+    )
+    return EXIT_BUG

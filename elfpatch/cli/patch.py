@@ -1,0 +1,90 @@
+"""`elfpatch patch`: write a patched object."""
+
+from __future__ import annotations
+
+import os
+
+from elfpatch.cli import options, output, request
+from elfpatch.deploy.source import open_template
+from elfpatch.errors import NoPermission, UsageError
+from elfpatch.patch.image import Image, digest, make_image, written
+
+OPERANDS = "OBJECT"
+OPTIONS = (
+    options.Option("--output -o", "FILE", "where to write the patched object (needed); written whole and renamed"),
+    *options.VALUES,
+    *options.FOLDERS,
+    *options.JSON,
+)
+EXAMPLES = (
+    "elfpatch patch --set ep.ip4=10.0.0.5 -o out.o endpoint.o",
+    'elfpatch patch --set-json \'ep={"id": 7, "ip4": "10.0.0.5"}\' -o out.o endpoint.o',
+)
+
+
+def run(arguments: options.Arguments) -> int:
+    (path,) = options.operands(arguments, OPERANDS, "patch")
+    target = arguments.value("output")
+    if not target:
+        raise UsageError("patch needs -o FILE", hint="usage: elfpatch patch --set PATH=VALUE -o FILE OBJECT")
+    template = open_template(path, request.layout(arguments).cache)
+    image = make_image(template, output.settings(arguments), force=arguments.flag("force"))
+    write_file(target, written(image))
+    if output.wants_json(arguments):
+        output.print_json(arguments, as_json(image, target))
+    else:
+        print("\n".join(as_text(image, target)))
+    return 0
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a file whole: a reader sees the old one or the new one. Raises NoPermission."""
+    fresh = f"{path}.{os.getpid()}.new"
+    try:
+        with open(fresh, "xb") as file:
+            file.write(data)
+        os.replace(fresh, path)
+    except OSError as error:
+        try:
+            os.unlink(fresh)
+        except OSError:
+            pass
+        raise NoPermission(f"cannot write it: {error.strerror}", where=path) from None
+
+
+def as_json(image: Image, target: str) -> dict[str, object]:
+    return {
+        "result": "written",
+        "output": target,
+        "template_sha256": image.template.index.template_sha256.hex(),
+        "config_sha256": digest(image),
+        "changes": [
+            {
+                "path": change.path,
+                "section": change.section,
+                "section_offset": change.offset,
+                "offset": change.file_offset,
+                "old": change.old_text,
+                "new": change.new_text,
+                "old_bytes": change.old.hex(),
+                "bytes": change.new.hex(),
+            }
+            for change in image.receipt
+        ],
+    }
+
+
+def as_text(image: Image, target: str) -> list[str]:
+    if not image.receipt:
+        return [f"{target}: the same bytes, every value is as it was"]
+    rows = [
+        (
+            change.path,
+            f"{change.old_text} -> {change.new_text}",
+            f"{change.section}+{change.offset:#x}",
+            f"file {change.file_offset:#x}" if change.file_offset is not None else "",
+            f"{change.old.hex()} -> {change.new.hex()}",
+        )
+        for change in image.receipt
+    ]
+    return [f"{target}: {len(rows)} value{'s' if len(rows) > 1 else ''} changed", *output.table(rows)]

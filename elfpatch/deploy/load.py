@@ -1,0 +1,283 @@
+"""An image -> loaded programs and maps. Nothing is pinned or attached here; closing what was loaded leaves no trace.
+
+The order is the kernel's: BTF, maps, contents of data maps and their freezing (only a frozen read-only map's bytes are
+constants for the verifier, so dead code goes), programs, and last the initial elements that name maps or programs.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import E2BIG, EINVAL, EOPNOTSUPP
+from struct import pack, pack_into
+
+from elfpatch import index as ix
+from elfpatch.deploy.select import needs_btf_target
+from elfpatch.errors import BadObject, SyscallFailed, Unsupported
+from elfpatch.kernel import bpf
+from elfpatch.uapi import MAP_TYPES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from elfpatch.deploy.select import Selection, Wanted
+    from elfpatch.errors import ElfpatchError
+    from elfpatch.patch.image import Image
+
+_RDONLY_PROG = 1 << 7
+_F_SLEEPABLE, _F_XDP_HAS_FRAGS = 1 << 4, 1 << 5
+
+_RINGBUFS = tuple(MAP_TYPES.index(name) for name in ("ringbuf", "user_ringbuf"))
+_PERF_EVENT_ARRAY = MAP_TYPES.index("perf_event_array")
+# Types whose map_alloc_check or check_btf refuses type ids for key and value (libbpf: bpf_object__create_map)
+_WITHOUT_BTF = tuple(
+    MAP_TYPES.index(name)
+    for name in (
+        "prog_array perf_event_array cgroup_array stack_trace array_of_maps hash_of_maps devmap devmap_hash cpumap "
+        "xskmap sockmap sockhash queue stack ringbuf user_ringbuf bloom_filter"
+    ).split()
+)
+
+
+class Loaded:
+    """The file descriptors of what was loaded: `progs` by row of PROGRAMS, `maps` by row of MAPS. `reused` are the
+    rows of maps that were not made here. `with` closes all of them."""
+
+    __slots__ = ("btf", "maps", "notes", "progs", "reused")
+
+    def __init__(self) -> None:
+        self.btf = -1
+        self.maps: dict[int, int] = {}
+        self.progs: dict[int, int] = {}
+        self.reused: set[int] = set()
+        self.notes: list[str] = []
+
+    def close(self) -> None:
+        for fd in (*self.progs.values(), *self.maps.values(), self.btf):
+            if fd >= 0:
+                os.close(fd)
+        self.progs, self.maps, self.btf = {}, {}, -1
+
+    def __enter__(self) -> Loaded:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(image: Image, selection: Selection, reuse: dict[int, int], contents: dict[int, bytes]) -> Loaded:
+    """Load the selected programs and the maps that they need.
+
+    `reuse`: fds of live maps by row of MAPS, which become the result's. `contents`: initial bytes of data sections by
+    row of SECTIONS that are to be used instead of the image's. Raises VerifierRejected, SyscallFailed, Unsupported,
+    BadObject; everything is closed then, `reuse` included.
+    """
+    loaded = Loaded()
+    loaded.maps.update(reuse)
+    loaded.reused.update(reuse)
+    try:
+        _check(image, selection)
+        index = image.template.index
+        info = index.info
+        loaded.btf = _load_btf(info, selection, loaded)
+        for row in needed_maps(index, selection):
+            if row not in loaded.maps:
+                loaded.maps[row] = _make_map(image, index, row, loaded, contents)
+        for row, wanted in selection.wanted.items():
+            loaded.progs[row] = _load_program(image, info, wanted, loaded)
+        _fill_slots(index, loaded)
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded
+
+
+def _check(image: Image, selection: Selection) -> None:
+    index = image.template.index
+    path = image.template.path
+    if index.big_endian:
+        raise BadObject(
+            "a big-endian object cannot be loaded on this host", where=path, hint="patch it with `elfpatch patch -o`"
+        )
+    for wanted in selection.wanted.values():
+        if needs_btf_target(wanted.program):
+            raise Unsupported(
+                f"program {wanted.program.name} in section {wanted.program.section} attaches to a kernel function or "
+                "another program, which elfpatch does not do yet",
+                where=path,
+            )
+        externs = [fixup.name for fixup in _fixups(index, wanted) if fixup.kind == ix.FIXUP_EXTERN]
+        if externs:
+            raise Unsupported(
+                f"program {wanted.program.name} uses {', '.join(sorted(set(externs)))}: external symbols (.ksyms, "
+                ".kconfig, kfuncs) are not resolved yet",
+                where=path,
+            )
+
+
+def _fixups(index: ix.Index, wanted: Wanted) -> list[ix.Fixup]:
+    return list(index.rows(ix.Fixup, wanted.program.first_fixup, wanted.program.fixups))
+
+
+def needed_maps(index: ix.Index, selection: Selection) -> list[int]:
+    """The rows of the maps to have: all that the object defines, and the data maps that a program refers to."""
+    referred = {
+        fixup.ref
+        for wanted in selection.wanted.values()
+        for fixup in _fixups(index, wanted)
+        if fixup.kind in (ix.FIXUP_MAP_FD, ix.FIXUP_MAP_VALUE)
+    }
+    return [
+        row
+        for row, definition in enumerate(index.rows(ix.Map))
+        if not definition.template_only and (definition.section < 0 or row in referred)
+    ]
+
+
+def _load_btf(info: ix.Info, selection: Selection, loaded: Loaded) -> int:
+    if not info.btf:
+        return -1
+    try:
+        return bpf.btf_load(info.btf)
+    except SyscallFailed as error:
+        if any(wanted.program.core_relos for wanted in selection.wanted.values()):
+            raise
+        # As for libbpf, BTF is optional when nothing depends on it: names and source lines are lost, no more.
+        loaded.notes.append(f"the kernel refused the object's BTF ({error.what}): loaded without it")
+        return -1
+
+
+# --- maps -------------------------------------------------------------------------------------------------------
+
+
+def possible_cpus() -> int:
+    """How many CPUs the kernel may ever have: what a per-CPU map holds copies for."""
+    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
+        ranges = file.read().strip()
+    return int(ranges.replace(",", "-").rsplit("-", 1)[-1]) + 1
+
+
+def effective_entries(definition: ix.Map) -> int:
+    """max_entries as the kernel is given it: ring buffers are whole pages, a power of two of them, and a perf event
+    array without a size has a slot for each CPU (libbpf does the same)."""
+    if definition.type == _PERF_EVENT_ARRAY and definition.max_entries == 0:
+        return possible_cpus()
+    if definition.type in _RINGBUFS and definition.max_entries:
+        pages = -(-definition.max_entries // 4096)
+        return 4096 << (pages - 1).bit_length()
+    return definition.max_entries
+
+
+def _make_map(image: Image, index: ix.Index, row: int, loaded: Loaded, contents: dict[int, bytes]) -> int:
+    definition = index.row(ix.Map, row)
+    inner = -1
+    if definition.inner >= 0:
+        inner = _create(index.row(ix.Map, definition.inner), loaded.btf, 0)
+    try:
+        fd = _create(definition, loaded.btf, max(inner, 0))
+    finally:
+        if inner >= 0:
+            os.close(inner)
+    if definition.section >= 0:
+        try:
+            section = definition.section
+            held = contents[section] if section in contents else image.section_bytes(section)
+            bpf.map_update(fd, b"\0\0\0\0", held)
+            if definition.flags & _RDONLY_PROG:
+                bpf.map_freeze(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+def _create(definition: ix.Map, btf: int, inner: int) -> int:
+    typed = btf >= 0 and definition.type not in _WITHOUT_BTF and bool(definition.btf_key or definition.btf_value)
+    try:
+        return _create_once(definition, btf if typed else 0, inner)
+    except SyscallFailed as error:
+        if not typed or error.errno not in (EINVAL, E2BIG, EOPNOTSUPP, 524):
+            raise _explained(definition, error) from None
+    try:
+        return _create_once(definition, 0, inner)
+    except SyscallFailed as error:
+        raise _explained(definition, error) from None
+
+
+def _create_once(definition: ix.Map, btf: int, inner: int) -> int:
+    numa = definition.numa_node
+    return bpf.map_create(
+        definition.type,
+        definition.key_size,
+        definition.value_size,
+        effective_entries(definition),
+        definition.flags | (1 << 2 if numa >= 0 else 0),  # BPF_F_NUMA_NODE
+        name=definition.name,
+        btf_fd=btf,
+        key_type_id=definition.btf_key if btf else 0,
+        value_type_id=definition.btf_value if btf else 0,
+        inner_map_fd=inner,
+        numa_node=max(numa, 0),
+        map_extra=definition.extra,
+    )
+
+
+def _explained(definition: ix.Map, error: SyscallFailed) -> ElfpatchError:
+    kind = MAP_TYPES[definition.type] if definition.type < len(MAP_TYPES) else str(definition.type)
+    error.where = f"map {definition.name} ({kind})"
+    if error.errno == EINVAL and not definition.max_entries:
+        error.hint = "its max_entries is 0"
+    elif error.errno == EINVAL:
+        error.hint = (
+            f"key {definition.key_size} bytes, value {definition.value_size} bytes, {definition.max_entries} entries, "
+            f"flags {definition.flags:#x}: this kernel takes no such map"
+        )
+    return error
+
+
+def _fill_slots(index: ix.Index, loaded: Loaded) -> None:
+    for slot in index.rows(ix.Slot):
+        if slot.map not in loaded.maps or slot.map in loaded.reused:
+            continue
+        fds = loaded.maps if slot.kind == ix.SLOT_MAP else loaded.progs
+        if slot.ref in fds:
+            bpf.map_update(loaded.maps[slot.map], pack("=I", slot.key), pack("=I", fds[slot.ref]))
+
+
+# --- programs ---------------------------------------------------------------------------------------------------
+
+
+def _load_program(image: Image, info: ix.Info, wanted: Wanted, loaded: Loaded) -> int:
+    program = wanted.program
+    index = image.template.index
+    insns = bytearray(program.insns)
+    for fixup in _fixups(index, wanted):
+        pack_into("<i", insns, fixup.insn * 8 + 4, loaded.maps[fixup.ref])
+    typed = loaded.btf >= 0
+    flags = (_F_SLEEPABLE if program.flags & ix.SLEEPABLE else 0) | (
+        _F_XDP_HAS_FRAGS if program.flags & ix.FRAGS else 0
+    )
+    spec = bpf.ProgSpec(
+        wanted.prog_type,
+        bytes(insns),
+        info.license,
+        name=program.name,
+        expected_attach_type=wanted.attach_type,
+        flags=flags,
+        kern_version=info.kern_version,
+        btf_fd=loaded.btf if typed else 0,
+        func_info=program.func_info if typed else b"",
+        func_info_rec_size=info.func_info_rec_size or 8,
+        line_info=program.line_info if typed else b"",
+        line_info_rec_size=info.line_info_rec_size or 16,
+        core_relos=program.core_relos if typed else b"",
+        core_relo_rec_size=info.core_relo_rec_size or 16,
+    )
+    try:
+        return bpf.prog_load(spec)
+    except SyscallFailed as error:
+        from elfpatch.deploy.verifier import rejected
+
+        raise rejected(spec, image, program, error) from None

@@ -1,0 +1,188 @@
+"""Maps that survive a reload: which live map a definition may go on with, and what differs when it may not.
+
+A map that the object defines holds state (counters, connections), so the next generation goes on with the live one. A
+frozen map holds configuration and is always made anew. A prog array is made anew, too: refilling the live one would
+change the running generation. `.data` and `.bss` are both configuration and state, see `Carried`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from elfpatch import index as ix
+from elfpatch.deploy.load import effective_entries, needed_maps
+from elfpatch.errors import BadConfiguration, ElfpatchError, raise_all
+from elfpatch.kernel import bpf, bpffs
+from elfpatch.patch.image import make_image
+from elfpatch.patch.setting import from_set
+from elfpatch.uapi import MAP_TYPES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from elfpatch.deploy.paths import Layout
+    from elfpatch.deploy.record import Record
+    from elfpatch.deploy.select import Selection
+    from elfpatch.patch.image import Image
+
+_PROG_ARRAY = MAP_TYPES.index("prog_array")
+_RDONLY_PROG = 1 << 7
+
+
+class Carried:
+    """What the next generation takes over: `reuse` fds by row of MAPS, and for `.data` and `.bss` sections whose
+    configuration changes `contents`: the live bytes with the changed values in them, by row of SECTIONS. `copied` and
+    `replaced` are the names of maps that were copied so, or given up because --replace-maps was said."""
+
+    __slots__ = ("contents", "copied", "replaced", "reuse")
+
+    def __init__(self) -> None:
+        self.reuse: dict[int, int] = {}
+        self.contents: dict[int, bytes] = {}
+        self.copied: list[str] = []
+        self.replaced: list[str] = []
+
+    def close(self) -> None:
+        for fd in self.reuse.values():
+            os.close(fd)
+        self.reuse = {}
+
+
+def pin_path(layout: Layout, name: str, definition: ix.Map, section: str = "") -> str:
+    """Where the map of a definition is pinned: shared by name when the object asks for that, else the deployment's."""
+    if definition.pinning:
+        return layout.shared_map(definition.name)
+    return layout.map(name, section or definition.name)
+
+
+def is_state(definition: ix.Map) -> bool:
+    """Whether a map is kept for the next generation."""
+    if definition.type == _PROG_ARRAY and not definition.pinning:
+        return False
+    return not (definition.section >= 0 and definition.flags & _RDONLY_PROG)
+
+
+def carry(
+    layout: Layout, name: str, image: Image, selection: Selection, record: Record | None, *, replace: bool
+) -> Carried:
+    """Find the live maps of a deployment that its next generation uses. Raises BadConfiguration with every difference
+    of every map that does not fit, unless `replace`."""
+    carried = Carried()
+    index = image.template.index
+    problems: list[ElfpatchError] = []
+    try:
+        for row in needed_maps(index, selection):
+            definition = index.row(ix.Map, row)
+            if not is_state(definition):
+                continue
+            if definition.section >= 0:
+                _carry_data(layout, name, image, row, definition, record, carried)
+            else:
+                _carry_map(layout, name, row, definition, carried, problems, replace=replace)
+        raise_all(problems)
+    except BaseException:
+        carried.close()
+        raise
+    return carried
+
+
+def _carry_map(
+    layout: Layout,
+    name: str,
+    row: int,
+    definition: ix.Map,
+    carried: Carried,
+    problems: list[ElfpatchError],
+    *,
+    replace: bool,
+) -> None:
+    path = pin_path(layout, name, definition)
+    fd = bpffs.open_pin(path)
+    if fd is None:
+        return
+    try:
+        wrong = differences(definition, bpf.map_info(fd))
+    except ElfpatchError:
+        os.close(fd)
+        raise
+    if not wrong:
+        carried.reuse[row] = fd
+        return
+    os.close(fd)
+    if replace and not definition.pinning:
+        carried.replaced.append(definition.name)
+        return
+    hint = "remove the pin" if definition.pinning else "--replace-maps gives up its contents"
+    problems.append(
+        BadConfiguration(
+            f"the live map differs from what the object wants: {'; '.join(wrong)}",
+            where=f"map {definition.name} at {path}",
+            hint=hint,
+        )
+    )
+
+
+def differences(definition: ix.Map, live: bpf.MapInfo) -> list[str]:
+    """Every way in which a live map differs from a definition, in words."""
+    pairs = (
+        ("type", _type(definition.type), _type(live.type)),
+        ("key size", definition.key_size, live.key_size),
+        ("value size", definition.value_size, live.value_size),
+        ("max entries", effective_entries(definition), live.max_entries),
+        ("flags", f"{definition.flags | (4 if definition.numa_node >= 0 else 0):#x}", f"{live.flags:#x}"),
+        ("map_extra", definition.extra, live.map_extra),
+    )
+    return [f"{what} {have} instead of {want}" for what, want, have in pairs if want != have]
+
+
+def _type(number: int) -> str:
+    return MAP_TYPES[number] if number < len(MAP_TYPES) else str(number)
+
+
+def _carry_data(
+    layout: Layout, name: str, image: Image, row: int, definition: ix.Map, record: Record | None, carried: Carried
+) -> None:
+    """A writable data section: the live map itself when its configuration stays as it is, else a copy of its live
+    bytes with the changed variables set. Of another template nothing is taken over: its variables lie elsewhere."""
+    index = image.template.index
+    if record is None or record.template_sha256 != index.template_sha256.hex():
+        return
+    section = image.template.section(definition.section)
+    fd = bpffs.open_pin(pin_path(layout, name, definition, section.name))
+    if fd is None:
+        return
+    try:
+        fits = not differences(definition, bpf.map_info(fd))
+        same = record.sections.get(section.name) == section_digest(image, definition.section)
+        if fits and same:
+            carried.reuse[row] = fd
+            fd = -1
+        elif fits:
+            live = bpf.map_lookup(fd, b"\0\0\0\0", section.size)
+            carried.contents[definition.section] = _overlaid(image, definition.section, record, live)
+            carried.copied.append(section.name)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def section_digest(image: Image, number: int) -> str:
+    """SHA-256 of the initial contents of a data section."""
+    digest = ix.sha256()
+    digest.update(image.section_bytes(number))
+    return digest.hexdigest()
+
+
+def _overlaid(image: Image, number: int, record: Record, live: bytes) -> bytes:
+    """The live bytes with each variable whose configuration changed set to its new value.
+
+    What the running program writes between this copy and the swap is lost, so this is only done when it must be.
+    """
+    settings = [from_set(f"{path}={text}") for path, text in record.settings]
+    before = make_image(image.template, settings, force=True)
+    old, new = before.section_bytes(number), image.section_bytes(number)
+    mixed = bytearray(live)
+    for place in (*before.places, *image.places):
+        span = slice(place.offset, place.offset + place.size)
+        if place.section == number and old[span] != new[span]:
+            mixed[span] = new[span]
+    return bytes(mixed)

@@ -1,0 +1,115 @@
+"""Opening a template: the object's file with its own index, or with one from the cache, or with one made now.
+
+The file is opened once and read once; what was checked is what is used. An indexed template costs no import beyond
+this package; an object without an index is compiled by the template wing (lief), and the index kept in the cache under
+a key of everything that it depends on.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EACCES, EISDIR, EPERM
+
+from elfpatch import index as ix
+from elfpatch.errors import BadObject, Missing, NoPermission
+from elfpatch.patch.image import Template
+
+MAX_OBJECT = 1 << 30
+
+
+def read_object(path: str) -> bytes:
+    """The bytes of a regular file. Raises Missing, NoPermission, BadObject."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (EACCES, EPERM):
+            raise NoPermission("cannot read it: permission denied", where=path) from None
+        raise Missing(f"cannot open it: {os.strerror(error.errno or 0).lower()}", where=path) from None
+    try:
+        size = os.fstat(fd).st_size
+        if size > MAX_OBJECT:
+            raise BadObject(f"{size} bytes are too many for an object", where=path)
+        chunks = []
+        while chunk := os.read(fd, size + 1):
+            chunks.append(chunk)
+            if sum(map(len, chunks)) > MAX_OBJECT:
+                raise BadObject("it does not end", where=path)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    except OSError as error:
+        what = "it is a directory" if error.errno == EISDIR else f"cannot read it: {os.strerror(error.errno or 0)}"
+        raise BadObject(what, where=path) from None
+    finally:
+        os.close(fd)
+
+
+def stem_of(path: str) -> str:
+    """`mark` for `/lib/mark.o` and `mark.bpf.o`."""
+    name = os.path.basename(path)
+    for ending in (".o", ".bpf"):
+        name = name.removesuffix(ending)
+    return name or "object"
+
+
+def open_template(path: str, cache: str = "") -> Template:
+    """The template in file `path`. `cache`: folder of indexes for objects that carry none; "" for no cache.
+
+    Raises Missing, NoPermission, or BadObject naming the file.
+    """
+    data = read_object(path)
+    try:
+        block = ix.find(data)
+        if block is not None:
+            index = ix.Index(block)
+            ix.verify(index, data)
+        else:
+            index = ix.Index(_foreign(data, stem_of(path), cache))
+    except BadObject as error:
+        error.where = f"{path}: {error.where}" if error.where else path
+        raise
+    return Template(path, data, index)
+
+
+def _foreign(data: bytes, stem: str, cache: str) -> bytes | memoryview:
+    """The index of an object that carries none."""
+    path = _cached(data, stem, cache) if cache else ""
+    if path:
+        try:
+            with open(path, "rb") as file:
+                stored = ix.find(file.read())
+        except OSError:
+            stored = None
+        if stored is not None:
+            try:
+                index = ix.Index(stored)
+                ix.verify(index, data)
+                return stored
+            except BadObject:
+                pass  # damaged: made anew below
+    from elfpatch.template.compile import compile_object
+
+    made = compile_object(data, stem)
+    if path:
+        _keep(path, ix.with_trailer(made))
+    return made
+
+
+def _cached(data: bytes, stem: str, cache: str) -> str:
+    """Where the index of these bytes is kept: every input of the compiler is in the key."""
+    from elfpatch import __version__
+
+    key = ix.sha256()
+    key.update(f"{__version__} {ix.VERSION} {stem}\0".encode("utf-8", "surrogateescape"))
+    key.update(data)
+    return f"{cache}/{key.hexdigest()}"
+
+
+def _keep(path: str, block: bytes) -> None:
+    """Store an index; a cache that cannot be written is none."""
+    fresh = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        with open(fresh, "wb") as file:
+            file.write(block)
+        os.replace(fresh, path)
+    except OSError:
+        return

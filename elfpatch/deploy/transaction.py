@@ -1,0 +1,258 @@
+"""Apply and detach: the only code that changes what runs.
+
+Under the deployment's lock: plan; load and verify everything; write down what may come to run; swap each target by
+compare-and-swap; pin; record. Before the first swap a failure changes nothing. After it, what was swapped is swapped
+back in reverse order. No kernel primitive swaps several hooks at once: between the first and the last swap packets
+meet old and new programs side by side.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from elfpatch.deploy import record as rec
+from elfpatch.deploy.attach.base import prog_id_of
+from elfpatch.deploy.load import Loaded, load
+from elfpatch.deploy.lock import Lock
+from elfpatch.deploy.plan import ATTACH, DETACH, SWAP, Plan, Request, make_plan, refuse_other_object
+from elfpatch.deploy.reuse import Carried, carry, is_state, pin_path, section_digest
+from elfpatch.errors import Drifted, ElfpatchError, Missing, SyscallFailed
+from elfpatch.index import SECTION_RODATA, Map, Section
+from elfpatch.kernel import bpf, bpffs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from elfpatch.deploy.paths import Layout
+    from elfpatch.deploy.plan import Step
+    from elfpatch.deploy.record import Attached, Record
+
+DEFAULT_LOCK_TIMEOUT = 5.0
+
+
+class Outcome:
+    """What an apply did. `new_ids` is the program id by target text; `notes` are remarks for the user."""
+
+    __slots__ = ("carried", "new_ids", "notes", "plan", "record")
+
+    def __init__(self, plan: Plan, record: Record) -> None:
+        self.plan = plan
+        self.record = record
+        self.new_ids: dict[str, int] = {}
+        self.notes: list[str] = []
+        self.carried: Carried | None = None
+
+
+def apply(layout: Layout, request: Request, lock_timeout: float = DEFAULT_LOCK_TIMEOUT) -> Outcome:
+    """Make a deployment what was asked for. Raises any ElfpatchError; what ran before then still runs."""
+    name = request.deployment
+    with Lock(layout, name, lock_timeout):
+        plan = make_plan(layout, request)
+        refuse_other_object(plan)
+        if not plan.changed:
+            assert plan.record is not None
+            return Outcome(plan, plan.record)
+        bpffs.ensure(layout.bpffs)
+        carried = carry(layout, name, plan.image, plan.selection, plan.record, replace=request.replace_maps)
+        with load(plan.image, plan.selection, carried.reuse, carried.contents) as loaded:
+            return _commit(layout, plan, carried, loaded)
+
+
+def _commit(layout: Layout, plan: Plan, carried: Carried, loaded: Loaded) -> Outcome:
+    """Everything is loaded: swap, pin, record."""
+    name = plan.name
+    record = _next_record(plan, loaded)
+    outcome = Outcome(plan, record)
+    outcome.carried = carried
+    outcome.notes += loaded.notes
+    fresh = not os.path.lexists(layout.pins(name))
+    for folder in (layout.root, layout.pins(name), *(f"{layout.pins(name)}/{kind}" for kind in _FOLDERS)):
+        bpffs.make_private(folder)
+    _announce(layout, plan, record)
+    done: list[tuple[Step, int]] = []
+    try:
+        for step in plan.steps:
+            if step.action in (ATTACH, SWAP):
+                _swap_one(step, loaded.progs[step.program], record, done)
+        _pin_all(layout, plan, loaded, record)
+    except BaseException as error:
+        _undo(done, loaded, error)
+        _restore(layout, plan, fresh=fresh)
+        raise
+    for step in plan.steps:
+        if step.action == DETACH:
+            _detach_one(step.target.text, step, plan.record, outcome.notes)
+    rec.write(layout, record)
+    outcome.new_ids = {one.target: one.prog_id for one in record.attached}
+    return outcome
+
+
+_FOLDERS = ("links", "progs", "maps")
+
+
+def _next_record(plan: Plan, loaded: Loaded) -> Record:
+    image = plan.image
+    index = image.template.index
+    record = rec.Record(plan.name)
+    record.object = os.path.abspath(plan.request.object)
+    record.template_sha256 = index.template_sha256.hex()
+    record.config_sha256 = plan.config_sha256
+    record.generation = plan.generation
+    record.since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    record.force = plan.request.force
+    record.settings = image.settings_text
+    record.sections = {
+        section.name: section_digest(image, row)
+        for row, section in enumerate(index.rows(Section))
+        if section.kind != SECTION_RODATA and section.map in loaded.maps
+    }
+    for row, wanted in plan.selection.wanted.items():
+        info = bpf.prog_info(loaded.progs[row])
+        record.programs.append((wanted.program.name, info.prog_id, info.tag))
+    record.shared_maps = list(plan.record.shared_maps) if plan.record else []
+    return record
+
+
+def _announce(layout: Layout, plan: Plan, record: Record) -> None:
+    """Write down, before the first swap, which programs may come to run: a crash after it must not look like drift."""
+    before = plan.record or rec.Record(plan.name)
+    if not before.object:
+        before.object = record.object
+    before.pending = [number for _, number, _ in record.programs]
+    if plan.record is None:  # what a crash may leave attached is listed too, so that it can be found again
+        before.attached = [
+            rec.Attached(s.target.text, s.pin, "", 0, "", s.place.record() if s.place else {})
+            for s in plan.steps
+            if s.action == ATTACH
+        ]
+    rec.write(layout, before)
+    if plan.record is None:
+        before.attached = []
+
+
+def _swap_one(step: Step, prog_fd: int, record: Record, done: list[tuple[Step, int]]) -> None:
+    assert step.place is not None
+    info = bpf.prog_info(prog_fd)
+    if step.action == ATTACH:
+        details = step.adapter.attach(step.place, prog_fd, step.pin)
+        done.append((step, -1))
+    else:
+        assert step.old is not None
+        details = step.old.details
+        old_fd = _old_program(step)
+        done.append((step, old_fd))
+        try:
+            step.adapter.swap(step.place, step.pin, details, old_fd, prog_fd)
+        except BaseException:
+            done.pop()
+            os.close(old_fd)
+            raise
+    record.attached.append(rec.Attached(step.target.text, step.pin, info.name, info.prog_id, info.tag, dict(details)))
+
+
+def _old_program(step: Step) -> int:
+    """The program that is expected on the target: the compare of compare-and-swap."""
+    assert step.old is not None
+    expected = step.live.prog_id or step.old.prog_id
+    try:
+        return bpf.prog_fd_by_id(expected)
+    except SyscallFailed:
+        raise Drifted(
+            f"program {expected}, which ran here, is gone: it was replaced meanwhile", where=step.target.text
+        ) from None
+
+
+def _undo(done: list[tuple[Step, int]], loaded: Loaded, error: BaseException) -> None:
+    """Take back the swaps in reverse order. One that fails does not stop the others; it is added to the error."""
+    for step, old_fd in reversed(done):
+        assert step.place is not None
+        new_fd = loaded.progs[step.program]
+        try:
+            if old_fd < 0:
+                step.adapter.detach(step.target, step.pin, step.place.record(), (prog_id_of(new_fd),))
+            else:
+                assert step.old is not None
+                step.adapter.swap(step.place, step.pin, step.old.details, new_fd, old_fd)
+        except ElfpatchError as failed:
+            error.add_note(f"undoing {step.target.text} failed: {failed}")
+            if isinstance(error, ElfpatchError):
+                error.hint = f"{error.hint}; undoing {step.target.text} failed: {failed}".lstrip("; ")
+        finally:
+            if old_fd >= 0:
+                os.close(old_fd)
+
+
+def _restore(layout: Layout, plan: Plan, *, fresh: bool) -> None:
+    """Record and pins as before the transaction."""
+    if plan.record is not None:
+        plan.record.pending = []
+        rec.write(layout, plan.record)
+        return
+    rec.remove(layout, plan.name)
+    if fresh:
+        bpffs.remove_tree(layout.pins(plan.name))
+
+
+def _pin_all(layout: Layout, plan: Plan, loaded: Loaded, record: Record) -> None:
+    """Pin what is new: state maps, and the generation's programs in the place of the old ones."""
+    index = plan.image.template.index
+    for row, fd in loaded.maps.items():
+        definition = index.row(Map, row)
+        if row in loaded.reused or not is_state(definition):
+            continue
+        section = index.row(Section, definition.section).name if definition.section >= 0 else ""
+        path = pin_path(layout, plan.name, definition, section)
+        bpffs.pin(fd, path)
+        if definition.pinning:
+            record.shared_maps.append(path)
+    names = set()
+    for row, wanted in plan.selection.wanted.items():
+        path = layout.prog(plan.name, wanted.program.name)
+        names.add(os.path.basename(path))
+        bpffs.pin(loaded.progs[row], path)
+    folder = os.path.dirname(layout.prog(plan.name, "x"))
+    for entry in os.listdir(folder):
+        if entry not in names:
+            bpffs.unpin(f"{folder}/{entry}")
+
+
+def _detach_one(text: str, step: Step | None, record: Record | None, notes: list[str]) -> None:
+    assert step is not None and step.old is not None
+    known = record.known_ids() if record else []
+    try:
+        step.adapter.detach(step.target, step.pin, step.old.details, known)
+    except ElfpatchError as error:
+        notes.append(f"{text} was not detached: {error}")
+
+
+def detach(layout: Layout, name: str, lock_timeout: float = DEFAULT_LOCK_TIMEOUT) -> Record:
+    """Take a deployment off its targets and remove what it made; its record comes back. Raises Missing when there is
+    no such deployment. One target that fails does not keep the others; then the record and its pins stay."""
+    from elfpatch.deploy.attach import adapter_for
+    from elfpatch.deploy.target import parse
+    from elfpatch.errors import raise_all
+
+    with Lock(layout, name, lock_timeout):
+        record = rec.read(layout, name)
+        if record is None:
+            known = rec.names(layout)
+            raise Missing(
+                f"no deployment named {name}", hint=f"there are {', '.join(known)}" if known else "there are none"
+            )
+        failed: list[ElfpatchError] = []
+        left: list[Attached] = []
+        for one in record.attached:
+            target = parse(one.target)
+            try:
+                adapter_for(target).detach(target, one.pin, one.details, record.known_ids())
+            except ElfpatchError as error:
+                failed.append(error)
+                left.append(one)
+        if failed:
+            record.attached = left
+            rec.write(layout, record)
+        raise_all(failed)
+        if bpffs.is_mounted(layout.bpffs):
+            bpffs.remove_tree(layout.pins(name))
+        rec.remove(layout, name)
+        return record

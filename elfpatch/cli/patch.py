@@ -6,7 +6,7 @@ import os
 
 from elfpatch.cli import options, output, request
 from elfpatch.deploy.source import open_template
-from elfpatch.errors import NoPermission, UsageError
+from elfpatch.errors import Missing, NoPermission, UsageError
 from elfpatch.patch.image import Image, digest, make_image, written
 
 OPERANDS = "OBJECT"
@@ -38,7 +38,7 @@ def run(arguments: options.Arguments) -> int:
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Write a file whole: a reader sees the old one or the new one. Raises NoPermission."""
+    """Write a file whole: a reader sees the old one or the new one. Raises Missing, NoPermission."""
     fresh = f"{path}.{os.getpid()}.new"
     try:
         with open(fresh, "xb") as file:
@@ -49,7 +49,8 @@ def write_file(path: str, data: bytes) -> None:
             os.unlink(fresh)
         except OSError:
             pass
-        raise NoPermission(f"cannot write it: {error.strerror}", where=path) from None
+        kind = Missing if isinstance(error, FileNotFoundError) else NoPermission
+        raise kind(f"cannot write it: {(error.strerror or '').lower()}", where=path) from None
 
 
 def as_json(image: Image, target: str) -> dict[str, object]:

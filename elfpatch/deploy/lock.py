@@ -21,43 +21,64 @@ _PAUSE = 0.01
 class Lock:
     """`with Lock(layout, name, timeout):` holds the deployment's lock, or raises LockBusy after `timeout` seconds.
 
-    flock(2): the kernel drops it with the process, so a crash leaves nothing to clean up. The file stays: removing it
-    would let two processes hold locks on two files of one name.
+    flock(2): the kernel drops it with the process, so a crash leaves nothing held. The file goes with the deployment:
+    whoever leaves without a record removes it while still holding it, and whoever gets a lock looks whether the file
+    is still the one of that name.
     """
 
-    __slots__ = ("_fd", "layout", "name", "timeout")
+    __slots__ = ("_fd", "_made_state", "layout", "name", "timeout")
 
     def __init__(self, layout: Layout, name: str, timeout: float) -> None:
         self.layout = layout
         self.name = name
         self.timeout = timeout
         self._fd = -1
+        self._made_state = False
 
     def __enter__(self) -> Lock:
-        self.layout.make_state()
-        path = self.layout.lock(self.name)
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise NoPermission(f"cannot open the lock {path}: {error.strerror}", hint="run as root") from None
         deadline = time.monotonic() + self.timeout
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return self
-            except OSError as error:
-                if error.errno not in (EAGAIN, EACCES):
-                    os.close(self._fd)
-                    raise
+        while not self._try():
             if time.monotonic() >= deadline:
-                os.close(self._fd)
                 raise LockBusy(
                     f"deployment {self.name} is being changed by another process",
                     hint=f"waited {self.timeout:g} s; see --lock-timeout",
                 )
             time.sleep(_PAUSE)
+        return self
+
+    def _try(self) -> bool:
+        """Open and lock the file, once."""
+        self._made_state = self.layout.make_state() or self._made_state
+        path = self.layout.lock(self.name)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError:  # another process removed the empty state folder meanwhile
+            return False
+        except OSError as error:
+            raise NoPermission(f"cannot open the lock {path}: {error.strerror}", hint="run as root") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                self._fd = fd
+                return True
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in (EAGAIN, EACCES):
+                os.close(fd)
+                raise
+        os.close(fd)
+        return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._fd)
+        try:
+            if not os.path.lexists(self.layout.record(self.name)):
+                os.unlink(self.layout.lock(self.name))
+                if self._made_state:
+                    os.rmdir(self.layout.state)
+        except OSError:
+            pass  # not empty, or gone
+        finally:
+            os.close(self._fd)

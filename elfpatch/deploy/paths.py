@@ -93,10 +93,13 @@ class Layout:
         """Where libbpf pins a map that asks for it by name."""
         return f"{self.bpffs}/{plain(map_name)}"
 
-    def make_state(self) -> None:
-        """Make the state folder, private."""
+    def make_state(self) -> bool:
+        """Make the state folder, private; returns whether it was not there."""
         try:
+            if os.path.isdir(self.state):
+                return False
             os.makedirs(self.state, 0o700, exist_ok=True)
+            return True
         except OSError as error:
             raise NoPermission(
                 f"cannot make the state folder {self.state}: {error.strerror}", hint="run as root, or give --state-dir"

@@ -69,6 +69,8 @@ def carry(
     carried = Carried()
     index = image.template.index
     problems: list[ElfpatchError] = []
+    if not bpffs.is_mounted(layout.bpffs):
+        return carried
     try:
         for row in needed_maps(index, selection):
             definition = index.row(ix.Map, row)
@@ -76,7 +78,7 @@ def carry(
                 continue
             if definition.section >= 0:
                 _carry_data(layout, name, image, row, definition, record, carried)
-            else:
+            elif record is not None or definition.pinning:  # pins without a record are no deployment's
                 _carry_map(layout, name, row, definition, carried, problems, replace=replace)
         raise_all(problems)
     except BaseException:

@@ -52,7 +52,6 @@ def apply(layout: Layout, request: Request, lock_timeout: float = DEFAULT_LOCK_T
         if not plan.changed:
             assert plan.record is not None
             return Outcome(plan, plan.record)
-        bpffs.ensure(layout.bpffs)
         carried = carry(layout, name, plan.image, plan.selection, plan.record, replace=request.replace_maps)
         with load(plan.image, plan.selection, carried.reuse, carried.contents) as loaded:
             return _commit(layout, plan, carried, loaded)
@@ -65,25 +64,33 @@ def _commit(layout: Layout, plan: Plan, carried: Carried, loaded: Loaded) -> Out
     outcome = Outcome(plan, record)
     outcome.carried = carried
     outcome.notes += loaded.notes
+    bpffs.ensure(layout.bpffs)
     fresh = not os.path.lexists(layout.pins(name))
-    for folder in (layout.root, layout.pins(name), *(f"{layout.pins(name)}/{kind}" for kind in _FOLDERS)):
-        bpffs.make_private(folder)
-    _announce(layout, plan, record)
+    pins = Pins()
     done: list[tuple[Step, int]] = []
     try:
+        for folder in (layout.root, layout.pins(name), *(f"{layout.pins(name)}/{kind}" for kind in _FOLDERS)):
+            bpffs.make_private(folder)
+        _stage_pins(layout, plan, loaded, record, pins)
+        _announce(layout, plan, record)
         for step in plan.steps:
             if step.action in (ATTACH, SWAP):
                 _swap_one(step, loaded.progs[step.program], record, done)
-        _pin_all(layout, plan, loaded, record)
+        gone = [step for step in plan.steps if step.action == DETACH]
+        rec.write(layout, record)
+        pins.settle()
     except BaseException as error:
         _undo(done, loaded, error)
+        pins.drop()
         _restore(layout, plan, fresh=fresh)
         raise
-    for step in plan.steps:
-        if step.action == DETACH:
-            _detach_one(step.target.text, step, plan.record, outcome.notes)
-    rec.write(layout, record)
     outcome.new_ids = {one.target: one.prog_id for one in record.attached}
+    for _, old_fd in done:
+        if old_fd >= 0:
+            os.close(old_fd)
+    _remove_old_programs(layout, record)
+    for step in gone:
+        _detach_one(step, plan.record, outcome.notes)
     return outcome
 
 
@@ -190,11 +197,37 @@ def _restore(layout: Layout, plan: Plan, *, fresh: bool) -> None:
         return
     rec.remove(layout, plan.name)
     if fresh:
-        bpffs.remove_tree(layout.pins(plan.name))
+        _remove_pins(layout, plan.name)
 
 
-def _pin_all(layout: Layout, plan: Plan, loaded: Loaded, record: Record) -> None:
-    """Pin what is new: state maps, and the generation's programs in the place of the old ones."""
+class Pins:
+    """Pins that a transaction makes: staged before the first swap, moved into place after the last."""
+
+    __slots__ = ("_made", "_staged")
+
+    def __init__(self) -> None:
+        self._staged: list[tuple[str, str]] = []
+        self._made: list[str] = []
+
+    def stage(self, fd: int, path: str) -> None:
+        self._staged.append((bpffs.stage(fd, path), path))
+
+    def make(self, fd: int, path: str) -> None:
+        """Pin at once, where nothing may be: others may wait for this name."""
+        bpf.obj_pin(fd, path)
+        self._made.append(path)
+
+    def settle(self) -> None:
+        for fresh, path in self._staged:
+            bpffs.settle(fresh, path)
+
+    def drop(self) -> None:
+        for path in (*(fresh for fresh, _ in self._staged), *self._made):
+            bpffs.unpin(path)
+
+
+def _stage_pins(layout: Layout, plan: Plan, loaded: Loaded, record: Record, pins: Pins) -> None:
+    """Pin what is new: state maps, and the generation's programs, which take the place of the old ones."""
     index = plan.image.template.index
     for row, fd in loaded.maps.items():
         definition = index.row(Map, row)
@@ -202,27 +235,31 @@ def _pin_all(layout: Layout, plan: Plan, loaded: Loaded, record: Record) -> None
             continue
         section = index.row(Section, definition.section).name if definition.section >= 0 else ""
         path = pin_path(layout, plan.name, definition, section)
-        bpffs.pin(fd, path)
         if definition.pinning:
+            pins.make(fd, path)
             record.shared_maps.append(path)
-    names = set()
+        else:
+            pins.stage(fd, path)
     for row, wanted in plan.selection.wanted.items():
-        path = layout.prog(plan.name, wanted.program.name)
-        names.add(os.path.basename(path))
-        bpffs.pin(loaded.progs[row], path)
-    folder = os.path.dirname(layout.prog(plan.name, "x"))
+        pins.stage(loaded.progs[row], layout.prog(plan.name, wanted.program.name))
+
+
+def _remove_old_programs(layout: Layout, record: Record) -> None:
+    """Unpin programs that the object no longer has."""
+    kept = {os.path.basename(layout.prog(record.name, name)) for name, _, _ in record.programs}
+    folder = os.path.dirname(layout.prog(record.name, "x"))
     for entry in os.listdir(folder):
-        if entry not in names:
+        if entry not in kept:
             bpffs.unpin(f"{folder}/{entry}")
 
 
-def _detach_one(text: str, step: Step | None, record: Record | None, notes: list[str]) -> None:
-    assert step is not None and step.old is not None
+def _detach_one(step: Step, record: Record | None, notes: list[str]) -> None:
+    assert step.old is not None
     known = record.known_ids() if record else []
     try:
         step.adapter.detach(step.target, step.pin, step.old.details, known)
     except ElfpatchError as error:
-        notes.append(f"{text} was not detached: {error}")
+        notes.append(f"{step.target.text} was not detached: {error}")
 
 
 def detach(layout: Layout, name: str, lock_timeout: float = DEFAULT_LOCK_TIMEOUT) -> Record:
@@ -252,7 +289,16 @@ def detach(layout: Layout, name: str, lock_timeout: float = DEFAULT_LOCK_TIMEOUT
             record.attached = left
             rec.write(layout, record)
         raise_all(failed)
-        if bpffs.is_mounted(layout.bpffs):
-            bpffs.remove_tree(layout.pins(name))
+        _remove_pins(layout, name)
         rec.remove(layout, name)
         return record
+
+
+def _remove_pins(layout: Layout, name: str) -> None:
+    """Remove a deployment's pins, and the folder of all deployments when it was the last."""
+    if bpffs.is_mounted(layout.bpffs):
+        bpffs.remove_tree(layout.pins(name))
+        try:
+            os.rmdir(layout.root)
+        except OSError:
+            pass  # others are there

@@ -85,10 +85,10 @@ def make_private(path: str) -> None:
         raise _failed("mkdir", error, f"cannot make {path}") from None
 
 
-def pin(fd: int, path: str) -> None:
-    """Pin a map, program or link under `path`; what was pinned there is replaced atomically.
+def stage(fd: int, path: str) -> str:
+    """Pin a map, program or link beside `path`, and return where: everything that can fail, fails here.
 
-    No trace is left behind on failure. The folder exists; the name has no dot (errors.Bug).
+    The folder exists; the name has no dot (errors.Bug).
     """
     folder, _, name = path.rpartition("/")
     if "." in name or not name:
@@ -96,11 +96,21 @@ def pin(fd: int, path: str) -> None:
     fresh = f"{folder}/{name[:200]}-new-{os.getpid()}"
     unpin(fresh)  # left by a process that crashed and had our number
     bpf.obj_pin(fd, fresh)
+    return fresh
+
+
+def settle(fresh: str, path: str) -> None:
+    """Move a staged pin to `path`; what was pinned there is replaced atomically."""
     try:
         os.rename(fresh, path)
     except OSError as error:
         os.unlink(fresh)
         raise errors.SyscallFailed("rename", error.errno or 0, f"pinning at {path}") from None
+
+
+def pin(fd: int, path: str) -> None:
+    """Pin under `path`; what was pinned there is replaced atomically. No trace is left behind on failure."""
+    settle(stage(fd, path), path)
 
 
 def open_pin(path: str) -> int | None:

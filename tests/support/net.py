@@ -208,13 +208,13 @@ class VethPair:
             raise
         return self
 
-    def _join(self) -> None:
+    def _join(self, index: int = 0) -> None:
         a, b = self.a, self.b
         many = ["numtxqueues", str(self.queues), "numrxqueues", str(self.queues)]
-        # Made in namespace a and passed on: nothing ever shows in the machine's own namespace.
-        a.ns.ip(
-            *("link", "add", a.ifname, "address", a.mac, *many, "type", "veth"),
-            *("peer", "name", b.ifname, "address", b.mac, *many, "netns", b.ns.name),
+        # Made in namespace b, its peer in a: nothing ever shows in the machine's own namespace.
+        b.ns.ip(
+            *("link", "add", b.ifname, *(("index", str(index)) if index else ()), "address", b.mac, *many),
+            *("type", "veth", "peer", "name", a.ifname, "address", a.mac, *many, "netns", a.ns.name),
         )
         for end, other in ((a, b), (b, a)):
             end.ns.run(_quiet, end.ifname)
@@ -229,20 +229,12 @@ class VethPair:
             end.close()
             end.ns.remove()
 
-    def recreate(self, *, index: int = 0) -> None:
-        """Delete the interface of `a` (its peer goes too) and make both anew; `index` asks for an interface index."""
-        self.a.close()
-        self.b.close()
-        self.a.ns.ip("link", "del", self.a.ifname)
-        if index:
-            self.a.ns.ip(
-                *("link", "add", self.a.ifname, "index", str(index), "address", self.a.mac, "type", "veth"),
-                *("peer", "name", self.b.ifname, "address", self.b.mac, "netns", self.b.ns.name),
-            )
-            for end in (self.a, self.b):
-                end.ns.ip("link", "set", end.ifname, "up")
-        else:
-            self._join()
+    def recreate_b(self, *, index: int) -> None:
+        """Delete the pair and make it anew, with this interface index in `b`."""
+        for end in (self.a, self.b):
+            end.close()
+        self.b.ns.ip("link", "del", self.b.ifname)
+        self._join(index)
 
 
 def _quiet(ifname: str) -> bool:

@@ -50,6 +50,10 @@ class XdpLink(LinkAdapter):
                 where=place.target.text,
                 hint="add ,via=netlink to the target",
             )
+        if error.errno == EINVAL:  # which is also what an XDP link answers for an interface that is gone
+            with netns.Inside(place.target.netns):
+                if not netns.ifname(place.ifindex):
+                    return errors.Missing("the interface is gone", where=place.target.text)
         return xdp.explain(place, prog_fd, error)
 
 

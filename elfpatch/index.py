@@ -174,7 +174,8 @@ class Meta(Row):
 
 class Map(Row):
     """A map to create. `section` >= 0: it is the data map of that section. `inner` >= 0: row of the inner map's
-    definition (which itself is `template_only`: no map of its own is made of it)."""
+    definition (which itself is `template_only`: no map of its own is made of it). `problem` says why it cannot be made,
+    "" when it can: an object that cannot be loaded can be inspected and patched all the same."""
 
     __slots__ = (
         "name",
@@ -191,8 +192,9 @@ class Map(Row):
         "pinning",
         "section",
         "template_only",
+        "problem",
     )
-    LAYOUT = "SIIIIIQiIIiIiI"
+    LAYOUT = "SIIIIIQiIIiIiIS"
     name: str
     type: int
     key_size: int
@@ -207,6 +209,7 @@ class Map(Row):
     pinning: int
     section: int
     template_only: int
+    problem: str
 
 
 SLOT_MAP, SLOT_PROG = range(2)
@@ -229,7 +232,8 @@ AUTOLOAD, SLEEPABLE, FRAGS = 1, 2, 4
 class Program(Row):
     """An entry program, kernel-ready: its subprograms are appended, calls and jumps resolved, and every LD_IMM64 that
     names a map has its src_reg set and awaits the map's fd in imm (see Fixup). func_info and line_info count
-    instructions from the program's start; core_relos count bytes (the kernel wants it so)."""
+    instructions from the program's start; core_relos count bytes (the kernel wants it so). `problem` says why it cannot
+    be loaded, "" when it can; there are no instructions then."""
 
     __slots__ = (
         "name",
@@ -244,8 +248,9 @@ class Program(Row):
         "core_relos",
         "first_fixup",
         "fixups",
+        "problem",
     )
-    LAYOUT = "SSIIISLLLLII"
+    LAYOUT = "SSIIISLLLLIIS"
     name: str
     section: str
     type: int  # BPF_PROG_TYPE_*, 0: the section's name does not say
@@ -258,6 +263,7 @@ class Program(Row):
     core_relos: bytes
     first_fixup: int
     fixups: int
+    problem: str
 
 
 FIXUP_MAP_FD, FIXUP_MAP_VALUE, FIXUP_EXTERN = range(3)

@@ -99,6 +99,7 @@ def as_json(template: Template) -> dict[str, object]:
                 "attach_type": _attach_type(program),
                 "insns": len(program.insns) // 8,
                 "core_relocations": len(program.core_relos) // (info.core_relo_rec_size or 16),
+                "problem": program.problem or None,
             }
             for program in index.rows(ix.Program)
         ],
@@ -111,6 +112,7 @@ def as_json(template: Template) -> dict[str, object]:
                 "max_entries": row.max_entries,
                 "flags": row.flags,
                 "pinning": "by name" if row.pinning else None,
+                "problem": row.problem or None,
             }
             for row in index.rows(ix.Map)
         ],
@@ -155,13 +157,19 @@ def as_text(template: Template, *, everything: bool) -> list[str]:
                 program.name,
                 f"section {program.section}",
                 PROG_TYPES[program.type] if program.type else "type not said",
-                f"{len(program.insns) // 8} insns",
+                f"cannot be loaded: {program.problem}" if program.problem else f"{len(program.insns) // 8} insns",
             )
             for program in index.rows(ix.Program)
         ]
     )
     maps = [
-        (row.name, _map_type(row), f"key {row.key_size}", f"value {row.value_size}", f"{row.max_entries} entries")
+        (
+            row.name,
+            _map_type(row),
+            f"key {row.key_size}",
+            f"value {row.value_size}",
+            f"cannot be made: {row.problem}" if row.problem else f"{row.max_entries} entries",
+        )
         for row in index.rows(ix.Map)
     ]
     if maps:

@@ -102,6 +102,8 @@ def _check(image: Image, selection: Selection) -> None:
             "a big-endian object cannot be loaded on this host", where=path, hint="patch it with `elfpatch patch -o`"
         )
     for wanted in selection.wanted.values():
+        if wanted.program.problem:
+            raise BadObject(wanted.program.problem, where=path)
         if needs_btf_target(wanted.program):
             raise Unsupported(
                 f"program {wanted.program.name} in section {wanted.program.section} attaches to a kernel function or "
@@ -122,7 +124,7 @@ def _fixups(index: ix.Index, wanted: Wanted) -> list[ix.Fixup]:
 
 
 def needed_maps(index: ix.Index, selection: Selection) -> list[int]:
-    """The rows of the maps to have: all that the object defines, and the data maps that a program refers to."""
+    """The rows of the maps to have: all that the object defines and that can be made, and those a program refers to."""
     referred = {
         fixup.ref
         for wanted in selection.wanted.values()
@@ -132,7 +134,7 @@ def needed_maps(index: ix.Index, selection: Selection) -> list[int]:
     return [
         row
         for row, definition in enumerate(index.rows(ix.Map))
-        if not definition.template_only and (definition.section < 0 or row in referred)
+        if row in referred or (definition.section < 0 and not definition.template_only and not definition.problem)
     ]
 
 
@@ -172,6 +174,8 @@ def effective_entries(definition: ix.Map) -> int:
 
 def _make_map(image: Image, index: ix.Index, row: int, loaded: Loaded, contents: dict[int, bytes]) -> int:
     definition = index.row(ix.Map, row)
+    if definition.problem:
+        raise BadObject(definition.problem, where=image.template.path)
     inner = -1
     if definition.inner >= 0:
         inner = _create(index.row(ix.Map, definition.inner), loaded.btf, 0)

@@ -55,7 +55,7 @@ def _data_map(obj: elf.ElfObject, btf: bt.Btf | None, section: elf.Section, row:
         flags |= F_MMAPABLE
     value_type = next((t.id for t in btf.of_kind(bt.DATASEC) if t.name == section.name), 0) if btf else 0
     name = data_map_name(stem, section.name)
-    return ix.Map(name, _ARRAY, 4, section.size, 1, flags, 0, -1, 0, value_type, -1, 0, row, 0)
+    return ix.Map(name, _ARRAY, 4, section.size, 1, flags, 0, -1, 0, value_type, -1, 0, row, 0, "")
 
 
 def data_map_name(stem: str, section: str) -> str:
@@ -69,38 +69,54 @@ def data_map_name(stem: str, section: str) -> str:
 
 
 def _btf_defined(obj: elf.ElfObject, btf: bt.Btf | None, section: elf.Section, table: MapTable) -> None:
-    symbols = [s for s in obj.symbols_in(section, elf.STT_OBJECT) if s.name]
-    if btf is None:
-        raise BadObject("maps are defined by BTF, and the object has none", where=".maps", hint="compile with -g")
+    """The maps of `.maps`. One that cannot be understood is kept with its problem, which only a load minds."""
     variables = {
         var.name: var
-        for datasec in btf.of_kind(bt.DATASEC)
-        if datasec.name == ".maps"
+        for datasec in (btf.of_kind(bt.DATASEC) if btf else ())
+        if btf and datasec.name == ".maps"
         for var in (btf.type(row.type) for row in datasec.variables)
         if var.kind == bt.VAR
     }
     pending: list[tuple[int, bt.BtfMember, int]] = []
-    for symbol in symbols:
-        where = f"map {symbol.name!r}"
-        if symbol.name not in variables:
-            raise BadObject("BTF does not describe it", where=where, hint="compile with -g")
-        record = btf.strip(variables[symbol.name].ref)
-        if record is None or record.kind != bt.STRUCT:
-            raise BadObject("its BTF type is not a struct", where=where)
-        row, values = _read_definition(btf, record, symbol.name, table)
+    for symbol in obj.symbols_in(section, elf.STT_OBJECT):
+        if not symbol.name:
+            continue
+        try:
+            row, values = _defined(btf, variables.get(symbol.name), symbol.name, table)
+        except BadObject as error:
+            row, values = _empty(symbol.name, str(error)), None
         number = len(table.rows)
         table.by_place[section.number, symbol.value] = number
         table.rows.append(row)
         if values is not None:
             pending.append((number, values, symbol.value))
     for number, values, start in pending:
-        _initial_slots(obj, section, table, number, start + values.bit_offset // 8)
+        try:
+            _initial_slots(obj, section, table, number, start + values.bit_offset // 8)
+        except BadObject as error:
+            table.rows[number].problem = str(error)
+
+
+def _empty(name: str, problem: str = "", template_only: int = 0) -> ix.Map:
+    return ix.Map(name, 0, 0, 0, 0, 0, 0, -1, 0, 0, -1, 0, -1, template_only, problem)
+
+
+def _defined(
+    btf: bt.Btf | None, var: bt.BtfType | None, name: str, table: MapTable
+) -> tuple[ix.Map, bt.BtfMember | None]:
+    where = f"map {name!r}"
+    if btf is None or var is None:
+        raise BadObject("it is defined by BTF, and the object has none for it", where=where, hint="compile with -g")
+    record = btf.strip(var.ref)
+    if record is None or record.kind != bt.STRUCT:
+        raise BadObject("its BTF type is not a struct", where=where)
+    return _read_definition(btf, record, name, table)
 
 
 def _read_definition(
     btf: bt.Btf, record: bt.BtfType, name: str, table: MapTable, inner: bool = False
 ) -> tuple[ix.Map, bt.BtfMember | None]:
-    row = ix.Map(name, 0, 0, 0, 0, 0, 0, -1, 0, 0, -1, 0, -1, int(inner))
+    row = _empty(name, template_only=int(inner))
     values = None
     where = f"map {name!r}"
     numbers = {
@@ -204,11 +220,13 @@ def _legacy(obj: elf.ElfObject, section: elf.Section, table: MapTable) -> None:
     for symbol in symbols:
         raw = section.data[symbol.value : symbol.value + min(stride, 36)].ljust(36, b"\0")
         kind, key, value, entries, flags, _id, pinning, inner_id, _inner = struct.unpack(order + "9I", raw)
-        if kind in _MAP_IN_MAP or inner_id:
-            raise BadObject("legacy maps of maps are not supported", where=f"map {symbol.name!r}")
+        inner = kind in _MAP_IN_MAP or inner_id
+        problem = f"map {symbol.name!r}: legacy maps of maps are not supported" if inner else ""
         table.by_place[section.number, symbol.value] = len(table.rows)
         pinning = 1 if pinning and stride >= 36 else 0
-        table.rows.append(ix.Map(symbol.name, kind, key, value, entries, flags, 0, -1, 0, 0, -1, pinning, -1, 0))
+        table.rows.append(
+            ix.Map(symbol.name, kind, key, value, entries, flags, 0, -1, 0, 0, -1, pinning, -1, 0, problem)
+        )
 
 
 def resolve_program_slots(table: MapTable, program_rows: dict[int, int]) -> None:

@@ -270,7 +270,11 @@ class Linker:
 
     def program(self, entry: Function, fixups: list[ix.Fixup]) -> ix.Program:
         """The row of an entry program; its fix-ups are appended to `fixups`."""
-        linked = self.link(entry)
+        problem = ""
+        try:
+            linked = self.link(entry)
+        except BadObject as error:
+            linked, problem = Linked(bytearray(), {}, []), str(error)
         name = entry.section.name
         autoload = not name.startswith("?")
         name = name.removeprefix("?")
@@ -293,6 +297,7 @@ class Linker:
             self.core_relos(linked),
             first,
             len(linked.fixups),
+            problem,
         )
 
 

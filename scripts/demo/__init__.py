@@ -1,0 +1,1 @@
+"""`make demo`: a shipped template is applied, and reconfigured while packets flow."""

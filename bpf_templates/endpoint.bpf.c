@@ -186,7 +186,8 @@ static __always_inline enum verdict judge_transport(struct __sk_buff *skb, __u32
 	/* The second fragment must not be able to rewrite the flags of a TCP header (RFC 1858, 3.2). */
 	if (protocol == IPPROTO_TCP && fragment == 1)
 		return MALFORMED;
-	if (ep.policy.mode == POLICY_DISABLED)
+	/* Later fragments carry no ports, and are of no use to a receiver that did not get the first. */
+	if (ep.policy.mode == POLICY_DISABLED || fragment)
 		return PASSED;
 	switch (protocol) {
 	case IPPROTO_TCP:
@@ -194,8 +195,7 @@ static __always_inline enum verdict judge_transport(struct __sk_buff *skb, __u32
 	case IPPROTO_UDPLITE:
 	case IPPROTO_SCTP:
 	case IPPROTO_DCCP:
-		/* Later fragments carry no ports, and are of no use to a receiver that did not get the first. */
-		return fragment ? PASSED : judge_ports(skb, offset, protocol);
+		return judge_ports(skb, offset, protocol);
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
 	case IPPROTO_IGMP:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 Payload = Callable[[bytes, bytes], bytes]  # (source, destination) as on the wire -> header and data
 
 ETH_IPV4, ETH_ARP, ETH_VLAN, ETH_IPV6, ETH_QINQ = 0x0800, 0x0806, 0x8100, 0x86DD, 0x88A8
-ICMP, IPIP, TCP, UDP, FRAGMENT, ICMP6 = 1, 4, 6, 17, 44, 58
+ICMP, IPIP, TCP, UDP, FRAGMENT, AH, ICMP6 = 1, 4, 6, 17, 44, 51, 58
 SYN, ACK, RST = 0x02, 0x10, 0x04
 
 HOST_MAC, PEER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -122,7 +122,7 @@ def ipv6(
     body = _body(payload, ip6(source), ip6(dest))
     following = getattr(payload, "protocol", UDP) if next_header is None else next_header
     for number, rest in reversed(extensions):
-        length = 0 if number == FRAGMENT else (len(rest) + 2) // 8 - 1
+        length = {FRAGMENT: 0, AH: (len(rest) + 2) // 4 - 2}.get(number, (len(rest) + 2) // 8 - 1)
         body = struct.pack(">BB", following, length) + rest + body
         following = number
     return struct.pack(">IHBB", 6 << 28, len(body), following, 64) + ip6(source) + ip6(dest) + body

@@ -6,7 +6,6 @@ with the configuration as constants (`-DELFPATCH_CONSTANTS`), which is the oracl
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,21 +13,21 @@ import socket
 import struct
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-from elfpatch import index
 from elfpatch.kernel import bpf
-from elfpatch.patch.image import Template, make_image, written
-from elfpatch.patch.setting import from_set
 from elfpatch.template.build import build
-from tests.support.net import NetNs, unique
+from tests.support.net import unique
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "bpf_templates"
-CLANG = os.environ.get("ELFPATCH_TEST_CLANG", "clang-19")
-OBJECTS = os.environ.get("ELFPATCH_TEST_TEMPLATES", "")
+FIXTURES = ROOT / "fixtures" / "templates"
+CLANGS = ("clang-14", "clang-16", "clang-19")
+CLANG = os.environ.get("ELFPATCH_TEST_CLANG", "")  # build the templates under test with this compiler
+OBJECTS = os.environ.get("ELFPATCH_TEST_TEMPLATES", "")  # or take them from this folder
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 SK_BUFF_SIZE = 192  # struct __sk_buff
@@ -40,12 +39,16 @@ Settings = dict[str, str]
 # --- objects
 
 
-def compile_template(name: str, out: Path, *flags: str, clang: str = CLANG) -> Path:
+def compile_template(name: str, out: Path, *flags: str) -> Path:
     """Compile a shipped template as `make templates` does."""
+    return compile_source(SOURCES / f"{name}.bpf.c", out, *flags)
+
+
+def compile_source(source: Path, out: Path, *flags: str, clang: str = CLANG or "clang-19") -> Path:
     multiarch = subprocess.run(["gcc", "-print-multiarch"], check=True, capture_output=True, text=True).stdout.strip()
     subprocess.run(
         [clang, "-O2", "-g", "-Wall", "-Werror", "--target=bpf", "-mcpu=v3", "-I", str(SOURCES)]
-        + [f"-I/usr/include/{multiarch}", *flags, "-c", str(SOURCES / f"{name}.bpf.c"), "-o", str(out)],
+        + [f"-I/usr/include/{multiarch}", *flags, "-c", str(source), "-o", str(out)],
         check=True,
     )
     return out
@@ -178,88 +181,62 @@ class Loader:
     def __init__(self, work: Path, bpffs: Path) -> None:
         self.work = work
         self.bpffs = bpffs
-        self._loaded: list[Loaded] = []
-        self._links: list[int] = []
+        self._undo = ExitStack()
 
     def template(self, name: str) -> Path:
-        """The object under test: of ELFPATCH_TEST_TEMPLATES (a folder of built templates), else built here."""
+        """The object under test: of ELFPATCH_TEST_TEMPLATES, or the committed one, or built here."""
         if OBJECTS:
             return Path(OBJECTS) / f"{name}.o"
+        if not CLANG and (FIXTURES / f"{name}.o").exists():
+            return FIXTURES / f"{name}.o"
         out = self.work / "templates" / f"{name}.o"
         if not out.exists():
             out.parent.mkdir(exist_ok=True)
             compile_template(name, out)
+            out.write_bytes(build(out.read_bytes(), name))
         return out
 
     def load(self, name: str, settings: Settings, how: str = "patched") -> Loaded:
         """`how`: `patched` is the template with `settings`, `compiled` the source compiled with them."""
+        if how == "patched":
+            return self.attach(name, settings)
         deployment = unique(f"{name}_")
-        pins = self.bpffs / "elfpatch" / deployment
-        if how == "compiled":
-            compiled = compile_template(name, self.work / f"{deployment}.o", *as_constants(settings))
-            bpftool_load(compiled, pins)
-        else:
-            patched = self.work / f"{deployment}.patched.o"
-            patched.write_bytes(patched_bytes(self.template(name), settings))
-            bpftool_load(patched, pins)
+        compiled = compile_template(name, self.work / f"{deployment}.o", *as_constants(settings))
+        pins = self.bpffs / "compiled" / deployment
+        bpftool_load(compiled, pins)
+        self._undo.callback(shutil.rmtree, pins)
+        return self._loaded(name, pins)
+
+    def attach(self, name: str, settings: Settings, *targets: str) -> Loaded:
+        """Apply a template to targets of the command line, e.g. `tcx:veth0:ingress,netns=NAME`."""
+        deployment = unique(f"{name}_")
+        options = [word for path, text in settings.items() for word in ("--set", f"{path}={text}")]
+        options += [word for target in targets for word in ("--target", target)]
+        self.elfpatch("apply", "--name", deployment, *options, str(self.template(name)))
+        self._undo.callback(self.elfpatch, "detach", deployment)
+        return self._loaded(name, self.bpffs / "elfpatch" / deployment)
+
+    def _loaded(self, name: str, pins: Path) -> Loaded:
         loaded = Loaded(pins, name, verdict_names(name) if name != "mark" else [])
-        self._loaded.append(loaded)
+        self._undo.callback(loaded.close)
         return loaded
 
-    def attach(self, name: str, settings: Settings, target: str) -> Loaded:
-        """Apply a template to a target of the command line (`tcx:veth0:ingress,netns=NAME`)."""
-        loaded = self.load(name, settings)
-        hook, *rest = target.partition(",")[0].split(":")
-        netns = target.partition(",netns=")[2]
-        if hook == "cgroup":
-            folder = os.open(rest[0], os.O_RDONLY)
-            self._links.append(bpf.link_create(loaded.fd, folder, 10))
-            os.close(folder)
-            return loaded
-
-        def create():
-            index = socket.if_nametoindex(rest[0])
-            if hook == "xdp":
-                return bpf.link_create(loaded.fd, index, 37, flags=2 if rest[1:] == ["skb"] else 0)
-            return bpf.link_create(loaded.fd, index, 46 if rest[1] == "ingress" else 47)
-
-        self._links.append(NetNs(netns).run(create))
-        return loaded
+    def elfpatch(self, verb: str, *arguments: str, status: int = 0) -> str:
+        """Run the command line with this loader's folders; what it wrote to standard error."""
+        command = [sys.executable, str(ROOT / "scripts" / "elfpatch"), verb, *arguments]
+        folders = {"ELFPATCH_STATE_DIR": str(self.work / "state"), "ELFPATCH_BPFFS": str(self.bpffs)}
+        environment = {**os.environ, **folders, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+        assert done.returncode == status, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stderr
 
     def close(self) -> None:
-        for link in self._links:
-            os.close(link)
-        for loaded in self._loaded:
-            loaded.close()
-            shutil.rmtree(loaded.pins)
-
-
-def set_options(settings: Settings) -> list[str]:
-    return [word for path, text in settings.items() for word in ("--set", f"{path}={text}")]
-
-
-def elfpatch(loader: Loader, verb: str, *arguments: str, status: int = 0) -> dict[str, object]:
-    """Run the command line with the loader's folders; its JSON answer."""
-    command = [sys.executable, str(ROOT / "scripts" / "elfpatch"), "-j", verb]
-    command += ["--state-dir", str(loader.work / "state"), "--bpffs", str(loader.bpffs), *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert done.returncode == status, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
-    return json.loads(done.stdout) if done.stdout else {}
-
-
-def patched_bytes(template: Path, settings: Settings) -> bytes:
-    data = build(template.read_bytes(), template.stem)
-    block = index.find(data)
-    assert block is not None
-    made = [from_set(f"{path}={text}") for path, text in settings.items()]
-    return written(make_image(Template(str(template), data, index.Index(block)), made))
+        self._undo.close()
 
 
 def bpftool_load(path: Path, pins: Path) -> None:
     """Load all programs of an object with bpftool, pinned as elfpatch pins them."""
-    (pins / "maps").mkdir(parents=True)
+    (pins / "maps").mkdir(parents=True)  # bpftool makes only the last folder of each path
     done = subprocess.run(
         ["bpftool", "prog", "loadall", str(path), str(pins / "progs"), "pinmaps", str(pins / "maps")],
         capture_output=True,

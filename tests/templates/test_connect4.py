@@ -152,6 +152,27 @@ def test_a_connection_to_the_proxy_is_left_alone(made):
     assert program.map("origins").keys() == []
 
 
+def test_the_proxy_is_an_address_and_a_port(made):
+    _, connector = made(TO_PROXY | {"rules[0].net": "0.0.0.0/1"})
+    assert connector.went(PROXY, 80) == (PROXY, PROXY_PORT)
+
+
+def test_a_socket_that_is_connected_anew_loses_its_old_origin(made, node, cgroup):
+    program, _ = made(WEB | {"proxy.udp": "true"})
+
+    def child() -> bytes:
+        with open(node.path) as namespace:
+            os_setns(namespace.fileno())
+        with socket.socket(socket.AF_INET, UDP) as client:
+            client.connect(("192.0.2.7", 80))
+            client.connect(("192.0.2.7", 443))
+            return repr(client.getpeername()).encode()
+
+    assert cgroup.run(child) == b"('192.0.2.7', 443)"
+    assert counts(program) == {"PROXIED": 1, "UNTOUCHED": 1}
+    assert program.map("origins").keys() == []
+
+
 def test_udp_only_when_asked_for(made):
     program, connector = made(WEB)
     assert connector.went("192.0.2.7", 80, UDP) == ("192.0.2.7", 80)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.packets import (
     ACK,
+    AH,
     ETH_ARP,
     ETH_IPV4,
     ETH_IPV6,
@@ -169,6 +170,7 @@ def test_a_foreign_ipv6_source_is_dropped(load):
                 "::",
                 "fe80::1",
                 "fe80:1::ff:fe00:5",
+                "fe80::1:0:ff:fe00:5",
                 "fec0::ff:fe00:5",
             )
             for vlans in ((), (5,))
@@ -219,6 +221,8 @@ def test_neighbour_discovery_speaks_only_for_the_endpoint(load):
         ],
     )
     all_are(program, "MALFORMED", [frame(ipv6(IP6, PEER6, icmp6(136, data=bytes(8))))])
+    without = load("endpoint", {key: value for key, value in SELF.items() if key != "ep.ip6"})
+    all_are(without, "SPOOFED_NDP", [frame(ipv6(LOCAL6, PEER6, neighbour(136, "::")))])
 
 
 # --- ports
@@ -239,6 +243,7 @@ def test_only_listed_ports_pass(load):
                 frame(ipv6(IP6, PEER6, udp(443, to))),
                 frame(ipv6(IP6, PEER6, tcp(443, to), extensions=((0, bytes(6)), (60, bytes(14))))),
                 frame(ipv6(IP6, PEER6, tcp(443, to), extensions=(fragment6(0, more=True),))),
+                frame(ipv6(IP6, PEER6, tcp(443, to), extensions=((AH, bytes(22)),))),
             ],
         )
 
@@ -283,6 +288,7 @@ def test_answers_leave_only_when_the_endpoint_serves(load):
 
 def test_audit_counts_but_does_not_drop(load):
     program = load("endpoint", POLICY | {"ep.policy.mode": "POLICY_AUDIT"})
+    all_are(program, "AUDITED", [frame(ipv4(IP4, PEER4, bytes(8), protocol=47)), frame(bytes(46), 0x88CC)])
     assert verdicts(program, [frame(ipv4(IP4, PEER4, udp(1, to))) for to in (443, 80)]) == ["PASSED", "AUDITED"]
     # what is spoofed or broken is dropped in every mode
     assert verdicts(program, [frame(ipv4(OTHER4, PEER4, udp(1, 443))), frame(ipv4(IP4, PEER4, b"xyz"))]) == [
@@ -326,6 +332,8 @@ def test_fragments_that_could_hide_or_rewrite_a_header_are_dropped(load):
             frame(ipv6(IP6, PEER6, bytes(8), next_header=TCP, extensions=(fragment6(8),))),
         ],
     )
+    # what follows the header of a later fragment is payload, even if it is said to begin with an option header
+    all_are(program, "PASSED", [frame(ipv6(IP6, PEER6, b"\0\7", next_header=60, extensions=(fragment6(8),)))])
     # a later fragment of ICMPv6 is no message of its own
     all_are(program, "PASSED", [frame(ipv6(IP6, PEER6, bytes(8), next_header=ICMP6, extensions=(fragment6(8),)))])
 
@@ -402,9 +410,10 @@ def arrived(net, frames: dict[str, bytes]) -> set[str]:
     return {name for name in frames if any(got.endswith(b"<" + name.encode() + b">") for got in seen)}
 
 
-def test_only_what_the_endpoint_may_send_arrives(attach, net):
+@pytest.mark.parametrize("hook", ["tcx", "tc"])
+def test_only_what_the_endpoint_may_send_arrives(attach, net, hook):
     settings = of_b(net) | {"ep.policy.mode": "POLICY_ENFORCE", "ep.policy.ports[3]": "443"}
-    program = attach("endpoint", settings, f"tcx:{net.a.ifname}:ingress,netns={net.a.ns.name}")
+    program = attach("endpoint", settings, f"{hook}:{net.a.ifname}:ingress,netns={net.a.ns.name}")
     b, a = net.b, net.a
 
     def sent(name: str, source: str = "", to: int = 443, *, source_mac: str = "", vlans: tuple[int, ...] = ()) -> bytes:
@@ -467,8 +476,9 @@ def test_connections_open_only_to_allowed_ports(attach, net):
                 assert back == data
 
 
-def test_at_egress_of_its_own_interface_it_works_as_well(attach, net):
-    attach("endpoint", of_b(net), f"tcx:{net.b.ifname}:egress,netns={net.b.ns.name}")
+@pytest.mark.parametrize("hook", ["tcx", "tc"])
+def test_at_egress_of_its_own_interface_it_works_as_well(attach, net, hook):
+    attach("endpoint", of_b(net), f"{hook}:{net.b.ifname}:egress,netns={net.b.ns.name}")
     frames = {
         name: ether(ipv4(source, net.a.ip4, udp(1, 2, b"<" + name.encode() + b">")), source=net.b.mac, dest=net.a.mac)
         for name, source in (("own", net.b.ip4), ("foreign", "10.77.0.9"))

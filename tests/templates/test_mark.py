@@ -45,13 +45,14 @@ def test_without_a_value_the_mark_is_cleared(load):
 SO_RCVMARK, SO_MARK = 75, 36
 
 
+@pytest.mark.parametrize("hook", ["tcx", "tc"])
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_the_mark_arrives_with_the_packet(attach, net, family):
+def test_the_mark_arrives_with_the_packet(attach, net, family, hook):
     """What a socket behind the hook is told with each datagram (SO_RCVMARK)."""
     with net.a.udp_socket(5000, family=family) as receiver, net.b.udp_socket(family=family) as sender:
         receiver.setsockopt(socket.SOL_SOCKET, SO_RCVMARK, 1)
         receiver.settimeout(5)
-        for target, foo in (("", 0), (f"tcx:{net.a.ifname}:ingress,netns={net.a.ns.name}", 4242)):
+        for target, foo in (("", 0), (f"{hook}:{net.a.ifname}:ingress,netns={net.a.ns.name}", 4242)):
             if target:
                 attach("mark", {"foo": str(foo)}, target)
             sender.sendto(b"hello", receiver.getsockname()[:2])

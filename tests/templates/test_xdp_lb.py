@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import array
 import fcntl
+import math
 import random
 import socket
 import struct
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -224,6 +226,37 @@ def test_backends_get_flows_by_weight(loader, weights):
         assert abs(found[number] - count * share) <= 4.5 * (count * share * (1 - share)) ** 0.5, (number, found)
 
 
+def mix(word: int) -> int:
+    """The finaliser of MurmurHash3 for 32 bits."""
+    word = (word ^ word >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    word = (word ^ word >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return word ^ word >> 16
+
+
+@pytest.mark.parametrize("weights", [(1,) * 16, (5, 1, 3, 0, 9, 2, 7, 4, 65535, 1, 1, 1, 1, 100, 1, 100)])
+def test_the_choice_is_that_of_exact_arithmetic(loader, weights):
+    """Weighted rendezvous hashing in floating point; the program's table of logarithms may err only in near ties."""
+    program = loader.load("xdp_lb", REDIRECT | backends(*weights))
+    seed = int(SERVICE["service.seed"])
+
+    def number(address: bytes) -> int:
+        return int.from_bytes(address, sys.byteorder)
+
+    def exact(client: str, port: int) -> int:
+        ports = number(struct.pack(">H", port)) << 16 | number(struct.pack(">H", 80))
+        flow = mix(mix(number(ip4(client)) ^ seed) ^ ports)
+        draws = []
+        for place, weight in enumerate(weights):
+            if weight:
+                drawn = mix(flow ^ mix(number(ip4(f"10.0.0.{place + 1}")) ^ seed))
+                draws.append((-math.log((drawn + 0.5) / 2**32) / weight, place))
+        return min(draws)[1]
+
+    flows = random_flows(4000)
+    wrong = sum(chosen(program, request(*flow)) != exact(*flow) for flow in flows)
+    assert wrong <= 4
+
+
 def test_similar_flows_spread_as_well(loader):
     """Real clients differ in few bits: consecutive ports of one address, consecutive addresses."""
     program = loader.load("xdp_lb", REDIRECT | backends(*(1,) * 8))
@@ -312,6 +345,7 @@ def test_other_icmp_errors_pass(load):
         ipv4(VIP, CLIENT, tcp(81, 50000)),
         ipv4(VIP, CLIENT, udp(80, 50000, bytes(12))),
         ipv4(VIP, CLIENT, tcp(80, 50000), offset=64),
+        ipv4(VIP, CLIENT, tcp(80, 50000), options=struct.pack(">HH", 80, 50000)),
     ):
         packet = ether(ipv4("192.0.2.254", VIP, icmp(3, 4, bytes(4) + quoted[:28])))
         result = program.run(packet)
@@ -347,8 +381,8 @@ def network() -> Iterator[Network]:
         client.ip("route", "add", "default", "via", "10.77.0.1")
         backend.ip("route", "add", "default", "via", "10.78.0.1")
         backend.ip("addr", "add", f"{VIP}/32", "dev", "lo")
-        for setting in ("ip_forward", "conf/all/forwarding"):
-            balancer.run(_write, f"/proc/sys/net/ipv4/{setting}", "1")
+        for setting, value in (("ip_forward", "1"), ("conf/lo/forwarding", "0")):
+            balancer.run(_write, f"/proc/sys/net/ipv4/{setting}", value)
         client.run(_checksum_in_software, "far")
         balancer.ip("neigh", "replace", Network.BACKEND, "lladdr", Network.BACKEND_MAC, "dev", "rear")
         yield Network(client, balancer, backend)

@@ -164,7 +164,7 @@ class Linker:
                 return symbol.name
             addend = instruction.imm
             if self.obj.addend_has_value and symbol.type != elf.STT_SECTION:
-                addend -= symbol.value // isa.SIZE
+                addend -= symbol.value  # in bytes, though the field counts instructions (GNU as 2.40)
             section, start = symbol.section, symbol.value // isa.SIZE + addend + 1
         target = self._by_start.get((section, start))
         if target is None:

@@ -7,6 +7,7 @@ import os
 from elfpatch.cli import options, output, request
 from elfpatch.deploy.source import open_template
 from elfpatch.errors import Missing, NoPermission, UsageError
+from elfpatch.index import resealed
 from elfpatch.patch.image import Image, digest, make_image, written
 
 OPERANDS = "OBJECT"
@@ -29,7 +30,8 @@ def run(arguments: options.Arguments) -> int:
         raise UsageError("patch needs -o FILE", hint="usage: elfpatch patch --set PATH=VALUE -o FILE OBJECT")
     template = open_template(path, request.layout(arguments).cache)
     image = make_image(template, output.settings(arguments), force=arguments.flag("force"))
-    write_file(target, written(image))
+    data = written(image)
+    write_file(target, resealed(data) if arguments.flag("force") else data)
     if output.wants_json(arguments):
         output.print_json(arguments, as_json(image, target))
     else:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from elfpatch.kernel import bpf
+from scripts import private
 from scripts.demo import network
 from scripts.demo.network import ENDPOINT, ENDPOINT_MAC, OTHER, Receiver, Sender
 
@@ -222,14 +223,11 @@ def stop(number: int, frame: object) -> None:
 
 
 def main() -> int:
-    if os.geteuid() != 0:
-        print("demo: it loads programs into the kernel and makes network namespaces: run it as root", file=sys.stderr)
-        return 77
-    missing = [tool for tool in ("ip", "unshare", "nsenter", "mount") if shutil.which(tool) is None]
-    if missing:
-        print(f"demo: {', '.join(missing)} is missing: install iproute2 and util-linux", file=sys.stderr)
-        return 69
-    network.enter("scripts.demo")
+    problem = private.why_not()
+    if problem:
+        print(f"demo: {problem}", file=sys.stderr)
+        return 77 if os.geteuid() else 69
+    private.enter("scripts.demo")
     signal.signal(signal.SIGTERM, stop)
     try:
         play()

@@ -1,13 +1,12 @@
 """The demo's private world: namespaces of its own, a veth pair, who sends and who receives.
 
-The demo's process has its own network and mount namespace from the start (`enter`), the sender has another network
-namespace. Nothing has a name outside of them, so all of it, bpffs and programs included, is gone when they end,
-however they end.
+The demo's process has its own network and mount namespace from the start (see scripts/private.py), the sender has
+another network namespace. Nothing has a name outside of them, so all of it, bpffs and programs included, is gone when
+they end, however they end.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import subprocess
@@ -18,35 +17,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from scripts.private import command
+
 HOST, ENDPOINT, OTHER = "10.0.0.1", "10.0.0.5", "10.0.0.66"
 HOST_MAC, ENDPOINT_MAC = "02:00:00:00:00:01", "02:00:00:00:00:05"
 HOST_IF, ENDPOINT_IF = "veth0", "eth0"
 PORTS = (443, 8080)
 SO_RCVMARK = 75
-_INSIDE = "ELFPATCH_DEMO_INSIDE"
-
-
-def enter(module: str) -> None:
-    """Start the program again inside namespaces of its own. Returns when it is inside."""
-    if os.environ.get(_INSIDE) == str(os.getpid()):
-        return
-    os.environ[_INSIDE] = str(os.getpid())  # exec keeps the number
-    os.execvp("unshare", ["unshare", "--net", "--mount", sys.executable, "-m", module, *sys.argv[1:]])
-
-
-def command(*words: str) -> None:
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
 
 
 def build(sender: int) -> None:
-    """The veth pair between this namespace and the one of process `sender`, and an empty bpffs on /sys/fs/bpf."""
+    """The veth pair between this namespace and the one of process `sender`."""
     inside = ("nsenter", f"--net=/proc/{sender}/ns/net")
-    command("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
     command(
         *("ip", "link", "add", HOST_IF, "address", HOST_MAC, "type", "veth"),
         *("peer", "name", ENDPOINT_IF, "address", ENDPOINT_MAC, "netns", str(sender)),
     )
-    command("ip", "link", "set", "lo", "up")
     # Without link-local addresses nobody sends what the demo did not send.
     command("ip", "link", "set", HOST_IF, "addrgenmode", "none")
     command(*inside, "ip", "link", "set", ENDPOINT_IF, "addrgenmode", "none")

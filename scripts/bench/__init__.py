@@ -1,0 +1,1 @@
+"""`make bench`: what an apply costs, as ratios measured in one run."""

@@ -187,8 +187,10 @@ def _make_map(image: Image, index: ix.Index, row: int, loaded: Loaded, contents:
     if definition.section >= 0:
         try:
             section = definition.section
-            held = contents[section] if section in contents else image.section_bytes(section)
-            bpf.map_update(fd, b"\0\0\0\0", held)
+            if section in contents:
+                bpf.map_update(fd, b"\0\0\0\0", contents[section])
+            elif image.touched(section) or image.template.section(section).has_bytes:  # else zeros, as it is
+                bpf.map_update(fd, b"\0\0\0\0", image.section_bytes(section))
             if definition.flags & _RDONLY_PROG:
                 bpf.map_freeze(fd)
         except BaseException:

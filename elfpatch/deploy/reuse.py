@@ -168,9 +168,15 @@ def _carry_data(
 
 
 def section_digest(image: Image, number: int) -> str:
-    """SHA-256 of the initial contents of a data section."""
+    """SHA-256 of the initial contents of a data section; `default` when they are the template's (a `.bss` may have
+    megabytes, which are not worth hashing)."""
+    if not image.touched(number):
+        return "default"
+    held = image.section_bytes(number)
+    if held == image.template.section_bytes(number):
+        return "default"
     digest = ix.sha256()
-    digest.update(image.section_bytes(number))
+    digest.update(held)
     return digest.hexdigest()
 
 

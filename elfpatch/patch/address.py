@@ -6,7 +6,7 @@ Bytes are always in network order, whatever the object's byte order is.
 from __future__ import annotations
 
 from elfpatch.errors import BadValue
-from elfpatch.patch.number import short
+from elfpatch.patch.number import is_hex, short
 
 
 def ipv4_bytes(text: str) -> bytes:
@@ -64,11 +64,6 @@ def mac_bytes(text: str) -> bytes:
 def mac_text(data: bytes) -> str:
     """`aa:bb:cc:dd:ee:ff` of 6 bytes."""
     return data.hex(":")
-
-
-def is_hex(text: str) -> bool:
-    """Whether every character is a hexadecimal digit (and there is one)."""
-    return bool(text) and not text.strip("0123456789abcdefABCDEF")
 
 
 def looks_ipv4(text: str) -> bool:

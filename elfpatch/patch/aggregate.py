@@ -15,6 +15,7 @@ from elfpatch.patch.describe import type_text
 from elfpatch.patch.number import short
 from elfpatch.patch.path import Place, array_index, element, elements, member, named_members, own_members
 from elfpatch.patch.shape import text_form
+from elfpatch.patch.value import encode_one
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,25 +51,12 @@ def collect(into: Collector, place: Place, value: object) -> bool:
     of `place` keeps its old bytes."""
     kind = place.type
     if kind is None or kind.kind not in (STRUCT, UNION, ARRAY):
-        return into.attempt(place, lambda: [(place, encode_scalar(into.index, place, value))])
+        return into.attempt(place, lambda: [(place, encode_one(into.index, place, value))])
     if isinstance(value, str):
         return into.attempt(place, lambda: [(place, text.encode(into.index, place, value))])
     if kind.kind == ARRAY:
         return _array(into, place, kind, value)
     return _members(into, place, kind, value)
-
-
-def encode_scalar(index: Index, place: Place, value: object) -> bytes | int:
-    """`scalar.encode` for every place that is no aggregate, `hex:` and places without BTF included."""
-    kind = place.type
-    if isinstance(value, str) and value.startswith("hex:") and not place.bitfield:
-        what = type_text(index, kind) if kind else place.path
-        return text.hex_bytes(value[4:], place.size, what)
-    if kind is None:
-        from elfpatch.patch.untyped import encode
-
-        return encode(index, place, value)
-    return scalar.encode(index, place, value)
 
 
 def _wrong(into: Collector, place: Place, needed: str, value: object) -> bool:

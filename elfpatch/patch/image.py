@@ -10,7 +10,6 @@ from elfpatch.errors import BadValue, raise_all
 from elfpatch.index import Index, Mask, Section, sha256
 from elfpatch.patch.bits import read_bits, write_bits
 from elfpatch.patch.claims import Claim, check_claims, outermost
-from elfpatch.patch.expand import expand
 from elfpatch.patch.path import Place, require_settable, resolve
 from elfpatch.patch.setting import DATA, Setting
 from elfpatch.patch.value import encode, show
@@ -165,7 +164,7 @@ def make_image(template: Template, settings: Sequence[Setting], *, force: bool =
     claims: list[Claim] = []
     writes: list[tuple[Place, bytes | int]] = []
     for setting in sorted(settings, key=_level):
-        for one in (setting,) if setting.kind != DATA else expand(index, setting):
+        for one in (setting,) if setting.kind != DATA else _expanded(index, setting):
             try:
                 place = template.place(one.path)
                 if not force:
@@ -249,6 +248,12 @@ def _inside(change: Change, spans: list[tuple[int, int]]) -> bool:
     """Whether a change lies in one of the settable ranges."""
     at = change.file_offset
     return at is not None and any(start <= at and at + len(change.new) <= end for start, end in spans)
+
+
+def _expanded(index: Index, setting: Setting) -> list[Setting]:
+    from elfpatch.patch.expand import expand
+
+    return expand(index, setting)
 
 
 def _level(setting: Setting) -> int:

@@ -1,4 +1,4 @@
-"""Integers as users write them: decimal, 0x, 0o, 0b, `_` between digits; nothing else."""
+"""Integers as users write them: decimal, 0x, 0o, 0b, `_` between digits; nothing else. And rows of hex digits."""
 
 from __future__ import annotations
 
@@ -51,3 +51,21 @@ def check_range(number: int, low: int, high: int, what: str) -> None:
     if not low <= number <= high:
         sign = "; it is unsigned" if number < 0 <= low else ""
         raise BadValue(f"{number} is outside {low}..{high} ({what}{sign})")
+
+
+def is_hex(text: str) -> bool:
+    """Whether every character is a hexadecimal digit (and there is one)."""
+    return bool(text) and not text.strip("0123456789abcdefABCDEF")
+
+
+def hex_bytes(digits: str, size: int, what: str) -> bytes:
+    """Exactly `size` bytes of hexadecimal digits. `what` they are for, for the message."""
+    if digits and not is_hex(digits):
+        prefixed = digits[:2].lower() == "0x" or digits.startswith("hex:")
+        hint = "leave out the prefix" if prefixed else "two digits a byte, nothing between them"
+        raise BadValue(f"`{short(digits)}` is not a row of hexadecimal digits", hint=hint)
+    if len(digits) % 2:
+        raise BadValue(f"{len(digits)} hexadecimal digits are not whole bytes", hint="two digits a byte")
+    if len(digits) != 2 * size:
+        raise BadValue(f"{len(digits) // 2} bytes given, {what} has exactly {size}")
+    return bytes.fromhex(digits)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from elfpatch.errors import BadValue
 from elfpatch.index import ARRAY, SETTABLE, STRUCT, UNION, Index, Member, Meta, Section, Type, Variable
-from elfpatch.patch.describe import type_text
 from elfpatch.patch.number import parse_integer, short
 
 TYPE_CHECKING = False
@@ -277,7 +276,11 @@ def named_members(index: Index, place: Place) -> Iterator[tuple[str, Place]]:
 
 
 def _is(index: Index, kind: Type | None) -> str:
-    return f": it is {type_text(index, kind)}" if kind else ": the object has no BTF for it"
+    if kind is None:
+        return ": the object has no BTF for it"
+    from elfpatch.patch.describe import type_text
+
+    return f": it is {type_text(index, kind)}"
 
 
 # --- walking ----------------------------------------------------------------------------------------------------

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from elfpatch.errors import BadValue
 from elfpatch.index import BOOL, CHAR, ENUM, INT, NETWORK_ORDER, SIGNED, Enumerator, Index, Type
-from elfpatch.patch import units
-from elfpatch.patch.address import ipv4_bytes, ipv4_text, ipv6_bytes, ipv6_text, looks_address
-from elfpatch.patch.describe import integer_text, type_text
 from elfpatch.patch.number import check_range, parse_integer, short
 from elfpatch.patch.path import Place
-from elfpatch.patch.shape import misfit
 
 NUMBERS = (INT, BOOL, CHAR, ENUM)
 _BOOLS = {"true": 1, "on": 1, "yes": 1, "1": 1, "false": 0, "off": 0, "no": 0, "0": 0}
@@ -29,13 +25,10 @@ def encode(index: Index, place: Place, value: object) -> bytes | int:
     kind = place.type
     assert kind is not None
     if kind.kind == INT:
-        if type(value) is str and place.meta is None and value.isdecimal() and value[0] != "0" and value.isascii():
-            number = parse_integer(value)
-        else:
-            parsed = _integer(index, place, kind, value)
-            if isinstance(parsed, bytes):
-                return parsed
-            number = parsed
+        parsed = _integer(index, place, kind, value)
+        if isinstance(parsed, bytes):
+            return parsed
+        number = parsed
     elif kind.kind == BOOL:
         number = _bool(value)
     elif kind.kind == ENUM:
@@ -74,16 +67,10 @@ def show(index: Index, place: Place, raw: bytes | int) -> str:
         text = {0: "false", 1: "true"}.get(number, "")
     elif kind.kind == ENUM:
         text = _enum_text(index, place, kind, number)
-    elif place.meta is not None and isinstance(raw, bytes):
-        form, unit = place.meta.format, place.meta.unit
-        if form == "ipv4" and kind.size == 4:
-            text = ipv4_text(raw)
-        elif form == "ipv6" and kind.size == 16:
-            text = ipv6_text(raw)
-        elif form == "duration":
-            text = units.duration_text(number, unit)
-        elif form == "size":
-            text = units.size_text(number, unit)
+    elif place.format and isinstance(raw, bytes):
+        from elfpatch.patch.tagged import show as show_tagged
+
+        text = show_tagged(place, kind, raw, number)
     return text or (f"hex:{raw.hex()}" if isinstance(raw, bytes) else str(number))
 
 
@@ -114,6 +101,7 @@ def order(index: Index, kind: Type) -> Literal["little", "big"]:
 def unsettable(index: Index, kind: Type) -> BadValue:
     """The error for a type that takes no value."""
     from elfpatch.index import KIND_NAMES
+    from elfpatch.patch.describe import type_text
 
     name = KIND_NAMES[kind.kind]
     return BadValue(
@@ -126,60 +114,18 @@ def unsettable(index: Index, kind: Type) -> BadValue:
 
 def _integer(index: Index, place: Place, kind: Type, value: object) -> int | bytes:
     """The number, or for an address its bytes."""
-    wrong = misfit(index, place)
-    if wrong is not None:
-        raise wrong
-    form = place.format
     if isinstance(value, str):
-        if form == "ipv6":
-            return ipv6_bytes(value)
-        if form == "duration":
-            return units.duration_number(value, place.meta.unit if place.meta else "")
-        if form == "size":
-            return units.size_number(value, place.meta.unit if place.meta else "")
-        if "." in value and kind.size == 4 and not place.bitfield and (form == "ipv4" or kind.flags & NETWORK_ORDER):
-            return ipv4_bytes(value)
-        if form != "ipv4" or kind.flags & NETWORK_ORDER:
-            return _plain(index, kind, value)
-        return ipv4_bytes(value)
+        if value.isdecimal() and value[0] != "0" and value.isascii() and not place.format:
+            return parse_integer(value)
+        from elfpatch.patch.tagged import encode_text
+
+        return encode_text(index, place, kind, value)
     number = _number(value)
-    if form == "ipv6" or (form == "ipv4" and not kind.flags & NETWORK_ORDER):
-        raise BadValue(f"{number} is not an address", hint="a string like " + _EXAMPLES[form])
+    if place.format:
+        from elfpatch.patch.tagged import check_number
+
+        check_number(index, place, kind, number)
     return number
-
-
-_EXAMPLES = {"ipv4": '"10.0.0.5"', "ipv6": '"2001:db8::1"'}
-
-
-def _plain(index: Index, kind: Type, value: str) -> int:
-    """A plain integer; what looks like something else is answered with how to have it."""
-    try:
-        return parse_integer(value)
-    except BadValue as error:
-        hint = _other_reading(index, kind, value)
-        if hint:
-            raise BadValue(error.what, hint=hint) from None
-        raise
-
-
-def _other_reading(index: Index, kind: Type, value: str) -> str:
-    """What a user who wrote this for a plain integer must do."""
-    form = looks_address(value)
-    what = type_text(index, kind)
-    if form == "ipv4" and kind.size == 4:
-        return (
-            f"{what} is a plain integer here; for addresses tag the variable with format ipv4 (a BTF declaration tag, "
-            "see config.h) or declare it __be32"
-        )
-    if form:
-        return f"{what} is a plain integer here; for a value like this declare another type with format {form}"
-    for name, parse in (("duration", units.duration_number), ("size", units.size_number)):
-        try:
-            parse(value, "")
-        except BadValue:
-            continue
-        return f"{what} is a plain integer here; tag the variable with format {name} (see config.h) for such values"
-    return ""
 
 
 def _number(value: object) -> int:
@@ -242,6 +188,7 @@ def _enum_one(index: Index, kind: Type, known: list[tuple[str, int]], text: str,
             return number
     if text[:1].isdecimal() or text[:1] == "-":
         return _known(index, kind, known, parse_integer(text), flags)
+    from elfpatch.patch.describe import type_text
     from elfpatch.patch.names import did_you_mean
 
     hint = did_you_mean(text, [name for name, _ in known], "names")
@@ -257,6 +204,8 @@ def _known(index: Index, kind: Type, known: list[tuple[str, int]], number: int, 
         every |= value
     if flags and number >= 0 and not number & ~every:
         return number
+    from elfpatch.patch.describe import type_text
+
     choices = ", ".join(f"{name} = {value}" for name, value in known[:12])
     raise BadValue(f"{number} is not a value of {type_text(index, kind)}", hint=choices)
 
@@ -279,6 +228,8 @@ def _enum_text(index: Index, place: Place, kind: Type, number: int) -> str:
 
 def _range_text(index: Index, place: Place, kind: Type) -> str:
     """Whose range it is, for a message."""
+    from elfpatch.patch.describe import integer_text, type_text
+
     what = f"a {place.bit_size}-bit field" if place.bitfield else ""
     if not what:
         what = integer_text(kind) if kind.kind in (INT, CHAR) else type_text(index, kind)

@@ -10,7 +10,6 @@ from elfpatch.patch.address import (
     ipv4_text,
     ipv6_bytes,
     ipv6_text,
-    is_hex,
     looks_address,
     mac_bytes,
     mac_text,
@@ -21,7 +20,7 @@ from elfpatch.patch.address import (
     prefix_text,
 )
 from elfpatch.patch.describe import type_text
-from elfpatch.patch.number import check_range, short
+from elfpatch.patch.number import check_range, hex_bytes, short
 from elfpatch.patch.path import Place
 from elfpatch.patch.shape import misfit, prefix_shape, text_form
 
@@ -69,19 +68,6 @@ def show(index: Index, place: Place, raw: bytes) -> str | None:
     if form == "cidr":
         return _prefix_text(index, place, raw)
     return _SHOW[form](raw) if form else None
-
-
-def hex_bytes(digits: str, size: int, what: str) -> bytes:
-    """Exactly `size` bytes of hexadecimal digits. `what` they are for, for the message."""
-    if digits and not is_hex(digits):
-        prefixed = digits[:2].lower() == "0x" or digits.startswith("hex:")
-        hint = "leave out the prefix" if prefixed else "two digits a byte, nothing between them"
-        raise BadValue(f"`{short(digits)}` is not a row of hexadecimal digits", hint=hint)
-    if len(digits) % 2:
-        raise BadValue(f"{len(digits)} hexadecimal digits are not whole bytes", hint="two digits a byte")
-    if len(digits) != 2 * size:
-        raise BadValue(f"{len(digits) // 2} bytes given, {what} has exactly {size}")
-    return bytes.fromhex(digits)
 
 
 def _chars(place: Place, kind: Type, text: str) -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from elfpatch.errors import BadValue
 from elfpatch.index import ARRAY, STRUCT, UNION, Index
-from elfpatch.patch import aggregate, scalar, text
-from elfpatch.patch.describe import type_text
+from elfpatch.patch import scalar
+from elfpatch.patch.number import hex_bytes
 from elfpatch.patch.path import Place
 from elfpatch.patch.setting import HEX, JSON, TEXT, Setting
 
@@ -21,11 +21,13 @@ def encode(index: Index, place: Place, setting: Setting, errors: list[BadValue])
     """What the setting writes: places and their bytes (bit patterns of bit-fields). Adds every problem to `errors`."""
     if setting.kind == TEXT and (place.type is None or place.type.kind not in _AGGREGATES):
         try:
-            return [(place, aggregate.encode_scalar(index, place, setting.value))]
+            return [(place, encode_one(index, place, setting.value))]
         except BadValue as error:
             error.where = setting.origin
             errors.append(error)
             return []
+    from elfpatch.patch import aggregate
+
     into = aggregate.Collector(index)
     if setting.kind == HEX:
         into.attempt(place, lambda: [(place, _raw(index, place, str(setting.value)))])
@@ -46,6 +48,18 @@ def encode(index: Index, place: Place, setting: Setting, errors: list[BadValue])
     return into.writes
 
 
+def encode_one(index: Index, place: Place, value: object) -> bytes | int:
+    """The bytes (bit pattern of a bit-field) of a place that is no aggregate: a scalar by its type, `hex:` and digits,
+    or a variable without BTF. Raises BadValue."""
+    if isinstance(value, str) and value.startswith("hex:") and not place.bitfield:
+        return _hex(index, place, value[4:])
+    if place.type is None:
+        from elfpatch.patch import untyped
+
+        return untyped.encode(index, place, value)
+    return scalar.encode(index, place, value)
+
+
 def show(index: Index, place: Place, raw: bytes | int) -> str:
     """The value at `place` as text. What `--set` takes where it takes a text for this type, compact JSON (for
     `--set-json`) for other structs and arrays, `hex:` and digits where nothing else says it."""
@@ -54,10 +68,14 @@ def show(index: Index, place: Place, raw: bytes | int) -> str:
         return f"hex:{raw.hex()}" if isinstance(raw, bytes) else str(raw)
     if kind.kind not in _AGGREGATES or isinstance(raw, int):
         return scalar.show(index, place, raw)
+    from elfpatch.patch import text
+
     shown = text.show(index, place, raw)
     if shown is not None:
         return shown
     import json
+
+    from elfpatch.patch import aggregate
 
     return json.dumps(aggregate.data_of(index, place, raw), separators=(",", ":"), ensure_ascii=False)
 
@@ -72,8 +90,13 @@ def brief(index: Index, place: Place, raw: bytes | int) -> str:
 def _raw(index: Index, place: Place, digits: str) -> bytes:
     if place.bitfield:
         raise BadValue(f"{place.path} is a bit-field of {place.bit_size} bits, not whole bytes", hint="use --set")
-    what = type_text(index, place.type) if place.type else place.path
-    return text.hex_bytes(digits, place.size, what)
+    return _hex(index, place, digits)
+
+
+def _hex(index: Index, place: Place, digits: str) -> bytes:
+    from elfpatch.patch.describe import type_text
+
+    return hex_bytes(digits, place.size, type_text(index, place.type) if place.type else place.path)
 
 
 def _parse_json(source: str) -> object:

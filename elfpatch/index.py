@@ -41,6 +41,7 @@ ELF_HEADER_SIZE = 64
 _HEAD = struct.Struct("<8sII32s")
 _BODY = struct.Struct(f"<32sQ{ELF_HEADER_SIZE}s")
 _SPAN = struct.Struct("<II")
+_NAME = struct.Struct("<I")
 _TRAILER = struct.Struct("<Q8s")
 TRAILER_SIZE = _TRAILER.size
 
@@ -468,17 +469,22 @@ class Index:
         low, high = 0, self.count(Variable)
         while low < high:
             middle = (low + high) // 2
-            if self.row(Variable, middle).name < name:
+            if self._variable_name(middle) < name:
                 low = middle + 1
             else:
                 high = middle
         found = []
         for number in range(low, self.count(Variable)):
-            variable = self.row(Variable, number)
-            if variable.name != name:
+            if self._variable_name(number) != name:
                 break
-            found.append((number, variable))
+            found.append((number, self.row(Variable, number)))
         return found
+
+    def _variable_name(self, number: int) -> str:
+        """The name alone, which is the row's first field: a search need not decode whole rows."""
+        offset, _ = self._spans[_TABLE_NUMBER[Variable]]
+        (at,) = _NAME.unpack_from(self._data, offset + number * Variable.FORMAT.size)
+        return self._text(at)
 
 
 def encode(tables: dict[type[Row], list[Row]], *, big_endian: bool, elf_header: bytes, object_data: bytes) -> bytes:

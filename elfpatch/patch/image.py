@@ -16,7 +16,7 @@ from elfpatch.patch.value import encode, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 class Template:
@@ -220,14 +220,12 @@ def digest(image: Image) -> str:
     state.update(template.index.template_sha256)
     outside: dict[tuple[str, int], int] = {}
     spans = template.settable_ranges
-    changes = [change for change in image.receipt if not _inside(change, spans)]
-    for change in changes:
+    for change in _outside(image.receipt, spans):
         for at, (old, new) in enumerate(zip(change.old, change.new, strict=True)):
             if old != new:
                 outside[change.section, change.offset + at] = new
     view = _file_view(image)
-    for start, end in spans:
-        state.update(view[start:end])
+    state.update(b"".join([view[start:end] for start, end in spans]))
     for (section, offset), value in sorted(outside.items()):
         state.update(f"\n{section}+{offset:#x}={value:#x}".encode())
     return state.hexdigest()
@@ -244,10 +242,19 @@ def _file_view(image: Image) -> memoryview:
     return memoryview(data)
 
 
-def _inside(change: Change, spans: list[tuple[int, int]]) -> bool:
-    """Whether a change lies in one of the settable ranges."""
-    at = change.file_offset
-    return at is not None and any(start <= at and at + len(change.new) <= end for start, end in spans)
+def _outside(changes: list[Change], spans: list[tuple[int, int]]) -> Iterator[Change]:
+    """The changes that lie in none of the settable ranges."""
+    number = 0
+    for change in sorted(changes, key=_file_offset):
+        at = _file_offset(change)
+        while number < len(spans) and spans[number][1] <= at:
+            number += 1
+        if number == len(spans) or at < spans[number][0] or at + len(change.new) > spans[number][1]:
+            yield change
+
+
+def _file_offset(change: Change) -> int:
+    return -1 if change.file_offset is None else change.file_offset
 
 
 def _expanded(index: Index, setting: Setting) -> list[Setting]:

@@ -4,7 +4,7 @@ import pytest
 
 from elfpatch.errors import BadValue, UsageError
 from elfpatch.patch.image import digest, make_image, written
-from elfpatch.patch.setting import from_mapping, from_set, from_set_hex, from_set_json
+from elfpatch.patch.setting import TEXT, Setting, from_mapping, from_set, from_set_hex, from_set_json
 
 from .synthetic import Builder, patched, refusal, refusals, shown, value_bytes
 
@@ -112,6 +112,33 @@ def test_problems_in_a_file_name_it_and_the_key():
 )
 def test_overlaps_in_one_level_are_refused(sets, json, words):
     assert words in refusal(template(), *sets, json=json)
+
+
+def test_what_a_wide_value_covers_is_found_behind_a_narrow_one():
+    lines = refusals(template(), "ep.a=1", "ep.list[1]=1", json=['ep={"f1":1}'])
+    assert [line.partition(": ")[2] for line in lines] == [
+        'ep.a overlaps ep (set by --set-json ep={"f1":1})',
+        'ep.list[1] overlaps ep (set by --set-json ep={"f1":1})',
+    ]
+
+
+def test_a_place_inside_another_one_is_not_listed_beside_it():
+    settings = [*from_mapping({"ep.list": [1, 2, 3, 4]}, "f", 0), from_set("ep.list[1]=9")]
+    image = make_image(template(), settings)
+    assert [change.path for change in image.receipt] == ["ep.list"]
+    assert [path for path, _ in image.settings_text] == [f"ep.list[{at}]" for at in range(4)]
+
+
+def test_values_that_overlap_in_part_are_recorded_as_the_whole_variable():
+    b = Builder()
+    u8, u32 = b.int(1), b.int(4)
+    one, other = b.struct("one", ("a", u8), ("wide", u32)), b.struct("other", ("b", b.array(u8, 6)), ("c", u8))
+    t = b.var("v", b.union("v", ("one", one), ("other", other))).template()
+    settings = [*from_mapping({"v.one.wide": 0x04030201}, "f", 0), from_set("v.other.b=hex:000000000000")]
+    settings += [Setting(TEXT, "v.other.c", "7", "late", 1)]
+    image = make_image(t, settings)
+    assert image.settings_text == [("v", f"hex:{value_bytes(image, 'v').hex()}")]
+    assert patched(t, *("=".join(pair) for pair in image.settings_text)).sections == image.sections
 
 
 def test_neighbours_do_not_overlap():

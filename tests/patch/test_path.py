@@ -17,6 +17,7 @@ def template(big=False):
     table = b.struct("table", ("ports", b.array(port, 2, 3)), ("", either), ("tail", b.array(u8, 0)))
     b.var("table", table).var("grid", b.array(u16, 2, 3), meta=b.meta("cells", maximum=9)).var("foo", u32)
     b.var("fn.count", u32).var("fn.count.max", u32).var("fn", port)
+    b.var("fn.port", port)
     b.var("twin", u32).var("twin", port, section=".rodata").var("only", u32)
     b.var("folded", u32, flags=0, why="it is const without volatile").var("mystery", u32, flags=0)
     return b.template()
@@ -40,6 +41,7 @@ def template(big=False):
         ("fn.count", 0, 4),
         ("fn.count.max", 0, 4),
         ("fn.number", 0, 2),
+        ("fn.port.open", 2, 1),
     ],
 )
 def test_resolved(path, offset, size):

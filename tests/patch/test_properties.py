@@ -214,7 +214,7 @@ def test_a_patch_and_its_inverse_give_back_the_identical_bytes(case):
 @given(cases(), st.booleans())
 def test_the_record_makes_the_same_image(case, as_hex):
     shape, value, big = case
-    template = templates(shape, big)
+    template = templates(shape, big, b"\xff")
     whole = f"v=hex:{expected(shape, value, big).hex()}" if as_hex else None
     sets = [from_set(whole)] if whole else [from_set_json(f"v={json.dumps(value)}")]
     image = make_image(template, sets)

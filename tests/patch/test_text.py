@@ -15,6 +15,7 @@ def arrays(big=False):
     b.var("ip", b.array(u8, 4), meta=ipv4).var("ip6", b.array(u8, 16), meta=ipv6).var("hw", b.array(u8, 6), meta=mac)
     b.var("ip6w", b.array(u32, 4), meta=ipv6).var("ips", b.array(u32, 3), meta=ipv4)
     b.var("hws", b.array(u8, 2, 6), meta=mac).var("bad", b.array(u8, 5), meta=mac)
+    b.var("ip1", b.array(u32, 1), meta=ipv4).var("halves", b.array(u16, 2), meta=ipv4)
     in6 = b.struct("in6_addr", ("", b.union("", ("u6_addr8", b.array(u8, 16)), ("u6_addr16", b.array(u16, 8)))))
     b.var("host6", in6).var("host4", b.struct("in_addr", ("s_addr", b.int(4, be=True))))
     b.var("own6", b.union("v6addr", ("p", b.array(u32, 4)), ("addr", b.array(u8, 16))), meta=ipv6)
@@ -43,6 +44,7 @@ def arrays(big=False):
         ("ip6w=fe80::2", b"\xfe\x80" + b"\0" * 13 + b"\2"),
         ("hw=02:00:00:00:00:01", b"\2\0\0\0\0\1"),
         ("ips[1]=10.0.0.5", b"\x0a\0\0\5"),
+        ("ip1[0]=10.0.0.5", b"\x0a\0\0\5"),
         ("hws[1]=02:00:00:00:00:01", b"\2\0\0\0\0\1"),
         ("host6=2001:db8::1", b"\x20\1\x0d\xb8" + b"\0" * 11 + b"\1"),
         ("host4=10.0.0.5", b"\x0a\0\0\5"),
@@ -83,6 +85,7 @@ def test_texts(setting, data, big):
         ("hw=10.0.0.5", "not a MAC address"),
         ("bad=aa:bb:cc:dd:ee:ff", "tagged mac but its type u8[5] cannot hold one (it needs 6 bytes: u8[6])"),
         ("ips=10.0.0.1", "tagged ipv4 but its type u32[3]"),
+        ("halves=10.0.0.1", "tagged ipv4 but its type u16[2]"),
         ("limited=hex:01020a", "10 is outside 1..9"),
         ("words=1", "--set-json 'words=[...]'"),
         ("host4=1", "not an IPv4 address"),

@@ -23,7 +23,8 @@ LOAD_ATTEMPTS = 5  # of BPF_PROG_LOAD that a signal interrupted (EAGAIN), as in 
 INTERRUPTED_ATTEMPTS = 100  # of any other call (EINTR)
 LOG_START = 64 << 10  # bytes of verifier log asked for first
 LOG_LIMIT = 64 << 20  # and at most
-QUERY_LIMIT = 4096  # programs on one hook; the kernel's own limit is 64
+FIRST_GUESS = 64  # ids asked for at once: the kernel's own limit, which inherited programs or bound maps can pass
+QUERY_LIMIT = 4096  # programs on one hook, at most
 
 _MAP_CREATE = "=7I16s5IQ"
 _ELEM = "=I4xQQQ"
@@ -427,7 +428,7 @@ def _info(fd: int, info: bytearray) -> None:
 
 def prog_info(fd: int) -> ProgInfo:
     """Information on a program."""
-    count = 64
+    count = FIRST_GUESS
     while True:
         ids = bytearray(4 * count)
         info = bytearray(232)
@@ -479,7 +480,7 @@ def prog_query(target: int, attach_type: int, *, links: bool = False, flags: int
 
     `links` also asks for link ids and the revision, which cgroups of older kernels do not know.
     """
-    count = 64
+    count = FIRST_GUESS
     while True:
         prog_ids, link_ids = bytearray(4 * count), bytearray(4 * count)
         attr = bytearray(64)

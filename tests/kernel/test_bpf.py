@@ -101,8 +101,9 @@ def test_program_information_is_bpftools(keep: Callable[[int], int]) -> None:
     assert abs(info.load_time / 1e9 - time.clock_gettime(time.CLOCK_BOOTTIME)) < 60  # since boot
 
 
-def test_program_lists_all_its_maps(keep: Callable[[int], int]) -> None:
-    """More maps than the first guess of their number."""
+@pytest.mark.parametrize("guess", [64, 4])
+def test_program_lists_all_its_maps(guess: int, keep: Callable[[int], int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpf, "FIRST_GUESS", guess)
     maps = [keep(bpf.map_create(ARRAY, 4, 4, 1)) for _ in range(64)]
     loads = b"".join(struct.pack("=BBhiBBhi", 0x18, 2 | 1 << 4, 0, fd, 0, 0, 0, 0) for fd in maps)
     fd = keep(bpf.prog_load(bpf.ProgSpec(XDP, loads + mov_exit(0), "GPL")))
@@ -233,7 +234,11 @@ def test_link_update_always_compares(keep: Callable[[int], int], net: VethPair) 
     assert net.a.ns.run(bpf.prog_query, index, abi.ATTACH_TCX_INGRESS).prog_ids == [bpf.prog_info(other).prog_id]
 
 
-def test_query_holds_more_programs_than_first_guessed(keep: Callable[[int], int], netns: NetNs) -> None:
+@pytest.mark.parametrize("guess", [64, 4])
+def test_query_lists_all_programs(
+    guess: int, keep: Callable[[int], int], netns: NetNs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bpf, "FIRST_GUESS", guess)
     progs = [keep(bpf.prog_load(bpf.ProgSpec(SCHED_CLS, mov_exit(-1), "GPL"))) for _ in range(63)]
     for prog in progs:
         keep(netns.run(bpf.link_create, prog, 1, abi.ATTACH_TCX_EGRESS))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +70,27 @@ def test_processes_that_come_at_once_mount_once(tmp_path: Path) -> None:
         assert mounts_on(root) == 1
     finally:
         command("umount", "-l", root, check=False)
+
+
+def test_a_mount_that_comes_in_between_is_found(tmp_path: Path) -> None:
+    """The process has seen that nothing is mounted and waits for the lock; then somebody mounts."""
+    root = tmp_path / "bpf"
+    root.mkdir()
+    code = f"from elfpatch.kernel import bpffs; print(bpffs.ensure({str(root)!r}))"
+    try:
+        lock = os.open(root, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        until = time.monotonic() + 30
+        while f" {process.pid} " not in Path("/proc/locks").read_text():
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.01)
+        command("mount", "-t", "bpf", "bpf", str(root))
+        os.close(lock)
+        assert process.communicate(timeout=60)[0].strip() == "False"
+        assert mounts_on(str(root)) == 1
+    finally:
+        command("umount", "-l", str(root), check=False)
 
 
 def test_private_folders(bpffs_root: str) -> None:

@@ -121,8 +121,6 @@ class ClsactFilter(Adapter):
             place = self.locate(target)
         except errors.Missing:
             return
-        if not place.is_recorded(record):
-            return
         programs = tuple(known)
         with Rtnl(target.netns) as rtnl:
             there = _ours(rtnl, place)

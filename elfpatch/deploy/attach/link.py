@@ -6,7 +6,7 @@ A pinned link outlives the process. When its interface or cgroup goes, the link 
 from __future__ import annotations
 
 import os
-from errno import EEXIST, EINVAL, EIO, ENODEV, ENOLINK, ENOTSUP, EPERM
+from errno import EEXIST, EINVAL, ENODEV, ENOLINK, ENOTSUP, EPERM
 
 from elfpatch import errors
 from elfpatch.deploy.attach.base import ABSENT, DEFUNCT, FOREIGN, OURS, Adapter, Live, Place, drifted, prog_id_of
@@ -73,8 +73,11 @@ class LinkAdapter(Adapter):
             raise self.explain(place, prog_fd, error) from None
         try:
             bpffs.pin(fd, pin)
+        except errors.ElfpatchError:
+            _detach(fd)  # the last reference going does so too, but not at once
+            raise
         finally:
-            os.close(fd)  # without a pin this was the last reference, and the program is off again
+            os.close(fd)
         return place.record() | self.extra_record(place)
 
     def swap(self, place: Place, pin: str, record: Record, old_prog_fd: int, new_prog_fd: int) -> None:
@@ -115,10 +118,16 @@ class LinkAdapter(Adapter):
             return
         try:
             # Removing the pin alone would leave the program on for as long as somebody else holds the link.
-            bpf.link_detach(fd)
-        except errors.SyscallFailed as error:
-            if error.errno not in {ENOLINK, EINVAL, ENOTSUP, EIO}:  # already off, or kernels before 5.9
-                raise
+            _detach(fd)
         finally:
             os.close(fd)
         bpffs.unpin(pin)
+
+
+def _detach(link_fd: int) -> None:
+    """Take a link's program off now, if it still is on."""
+    try:
+        bpf.link_detach(link_fd)
+    except errors.SyscallFailed as error:
+        if error.errno not in {ENOLINK, EINVAL, ENOTSUP}:  # already off, or kernels before 5.9
+            raise

@@ -99,7 +99,7 @@ class XdpNetlink(Adapter):
             if error.errno == ENODEV:
                 return
             raise
-        if live.state != OURS or not place.is_recorded(record):
+        if live.state != OURS:
             return
         ours = bpf.prog_fd_by_id(live.prog_id)
         try:

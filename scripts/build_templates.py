@@ -1,7 +1,7 @@
 """Compile bpf_templates/*.bpf.c to templates: `build_templates.py [--clang CLANG] FOLDER [NAME...]`.
 
 The same compiler and headers give the same bytes on every machine: paths are relative to the project, DWARF is
-stripped (BTF stays). NAME.o then gets its index, as `elfpatch build` appends it.
+stripped (BTF stays). NAME.o then gets its index, as `elfpatch build` appends it. COMPILER says who compiled them.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ def build_template(name: str, out: Path, *, clang: str = "clang-19") -> None:
         fresh.replace(out)
 
 
+def version(clang: str) -> str:
+    """The compiler's first line about itself."""
+    return subprocess.run([clang, "--version"], check=True, capture_output=True, text=True).stdout.partition("\n")[0]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clang", default=os.environ.get("CLANG", "clang-19"))
@@ -72,6 +77,7 @@ def main() -> int:
             print(f"build_templates: {name}: {error.cmd[0]} failed", file=sys.stderr)
             return 1
         print(out)
+    (given.folder / "COMPILER").write_text(f"{version(given.clang)}\n", encoding="utf-8")
     return 0
 
 

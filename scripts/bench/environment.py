@@ -22,23 +22,27 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def installed() -> Path:
-    """A virtual environment with the wheel of this tree in it; made anew when the sources have changed."""
-    venv = WORK / "venv"
-    stamp = venv / "sources"
-    digest = sources_digest()
-    if stamp.exists() and stamp.read_text() == digest:
-        return venv
+def install(folder: Path) -> Path:
+    """Build the wheel and install it with what it depends on into a new virtual environment `folder`/venv."""
+    venv, wheels = folder / "venv", folder / "wheels"
     shutil.rmtree(venv, ignore_errors=True)
-    wheels = WORK / "wheels"
     shutil.rmtree(wheels, ignore_errors=True)
-    pip = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
+    pip = ["-m", "pip", "--disable-pip-version-check", "--quiet", "--quiet"]
     subprocess.run([sys.executable, *pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT)], check=True)
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     (wheel,) = wheels.glob("*.whl")
     subprocess.run([str(venv / "bin" / "python"), *pip, "install", str(wheel)], check=True)
-    stamp.write_text(digest)
     return venv
+
+
+def installed() -> Path:
+    """The environment of this tree, under build/; made anew when the sources have changed."""
+    stamp = WORK / "venv" / "sources"
+    digest = sources_digest()
+    if not stamp.exists() or stamp.read_text() != digest:
+        install(WORK)
+        stamp.write_text(digest)
+    return WORK / "venv"
 
 
 def _first_line(*words: str) -> str:

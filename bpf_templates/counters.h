@@ -2,7 +2,10 @@
 #ifndef ELFPATCH_COUNTERS_H
 #define ELFPATCH_COUNTERS_H
 
-/* Packets and bytes per verdict, in a per-CPU array named `counters`: counting needs no atomic operation. */
+/*
+ * Packets and bytes per verdict, in a per-CPU array named `counters`: counting needs no atomic operation. What
+ * segmentation offload has yet to cut into packets counts as one.
+ */
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

@@ -7,7 +7,7 @@
  *
  *  1. Spoofing. The Ethernet source, the ARP sender, and the IPv4 and IPv6 source must be the endpoint's own; of neighbour
  *     discovery only what an ordinary host says about its own addresses leaves (no router advertisement, no redirect).
- *     This is always enforced.
+ *     This is always enforced. (A DHCP client's 0.0.0.0 is foreign too: the address is known before the endpoint runs.)
  *  2. Policy. The destination port must be one of `ep.policy.ports`; `ep.policy.mode` says whether that is enforced.
  *  3. What passes gets `ep.id` as its mark, so that hooks behind this one know who sent it.
  *

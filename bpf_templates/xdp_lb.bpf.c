@@ -130,52 +130,47 @@ static const __u32 minus_log2[65] = {
 static __always_inline __u32 exponential(__u32 word)
 {
 	__u32 zeros = 0, i, rest;
+	int shift;
 
 	word |= 1;
-	if (word < 1U << 16) {
-		word <<= 16;
-		zeros += 16;
-	}
-	if (word < 1U << 24) {
-		word <<= 8;
-		zeros += 8;
-	}
-	if (word < 1U << 28) {
-		word <<= 4;
-		zeros += 4;
-	}
-	if (word < 1U << 30) {
-		word <<= 2;
-		zeros += 2;
-	}
-	if (word < 1U << 31) {
-		word <<= 1;
-		zeros += 1;
+	for (shift = 16; shift; shift /= 2) {
+		/* `by` is `shift` if that many leading bits are 0. A comparison would double what is verified, at each step. */
+		__u32 by = (word >> (32 - shift)) - 1;
+
+		barrier_var(by); /* or clang finds the comparison in it */
+		by = (by >> 31) * shift;
+		word <<= by;
+		zeros += by;
 	}
 	i = word >> 25 & 63;
 	rest = word & ((1U << 25) - 1);
 	return (zeros << 24) + minus_log2[i] - (__u32)((__u64)(minus_log2[i] - minus_log2[i + 1]) * rest >> 25);
 }
 
-/* The index of the backend of a flow; BACKENDS when there is none. */
+/*
+ * The index of the backend of a flow; BACKENDS when there is none. Every `if` on a draw would be one more state for the
+ * verifier to follow through the rest of the program, for every backend: so there is none, and masks do the choosing.
+ */
 static __always_inline __u32 choose(__u32 flow)
 {
-	__u32 best = BACKENDS, best_draw = 0, best_weight = 0, i;
+	__u32 best = BACKENDS, best_draw = 1, best_weight = 0, i;
 
 	for (i = 0; i < BACKENDS; i++) {
 		__u32 weight = backends[i].weight;
+		__u64 less;
 		__u32 draw;
 
 		if (!weight)
 			continue;
 		/* Keyed by address, not by place: the order of the backends means nothing. */
 		draw = exponential(mix(flow ^ mix(backends[i].address ^ service.seed)));
-		/* draw / weight < best_draw / best_weight, without a division */
-		if (best == BACKENDS || (__u64)draw * best_weight < (__u64)best_draw * weight) {
-			best = i;
-			best_draw = draw;
-			best_weight = weight;
-		}
+		/* All ones if draw / weight < best_draw / best_weight: the products have 45 bits, their difference a sign. */
+		less = (__u64)draw * best_weight - (__u64)best_draw * weight;
+		barrier_var(less);
+		less = -(less >> 63);
+		best ^= (best ^ i) & less;
+		best_draw ^= (best_draw ^ draw) & less;
+		best_weight ^= (best_weight ^ weight) & less;
 	}
 	return best;
 }

@@ -441,7 +441,8 @@ def test_only_what_the_endpoint_may_send_arrives(attach, net, hook):
     frames = {name: sent(name, **how) for name, how in (good | bad).items()}
     assert arrived(net, frames) == set(good)
     found = {name: count for name, (count, _) in program.counters().items()}
-    assert found == {"PASSED": 5, "SPOOFED_IP4": 3, "SPOOFED_IP6": 1, "SPOOFED_MAC": 1, "DENIED_PORT": 3}
+    assert found.pop("PASSED") >= 5  # the kernel of `b` may say something about multicast meanwhile
+    assert found == {"SPOOFED_IP4": 3, "SPOOFED_IP6": 1, "SPOOFED_MAC": 1, "DENIED_PORT": 3}
 
 
 def test_connections_open_only_to_allowed_ports(attach, net):

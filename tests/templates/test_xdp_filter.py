@@ -112,19 +112,24 @@ def test_the_default_burst_is_100(load):
 
 
 def test_tokens_come_back_at_the_rate(load):
-    rate, burst = 200, 3
+    rate, burst = 200, 100  # the bucket holds what half a second brings: no stall of this test makes it overflow
     program = load("xdp_filter", {"limits.pps": str(rate), "limits.burst": str(burst)})
     packet = from4("10.0.0.1")
-    start = time.monotonic()
-    passed = 0
-    while time.monotonic() < start + 0.25:
-        before = time.monotonic()
+    passed, start = 0, time.monotonic()
+    while (before := time.monotonic()) < start + 0.25:
         passed += program.run(packet).verdict == XDP_PASS
-        after = time.monotonic()
-        assert passed <= burst + 1 + rate * (after - start)
-    assert passed >= rate * (before - start) * 0.9
-    time.sleep(3 / rate * 2)  # a pause fills the bucket, and no further
-    assert burst <= passed_of(program, packet, 20) <= burst + 1
+    most = burst + rate * (time.monotonic() - start) + 1
+    assert burst + rate * (before - start - 0.01) - 2 <= passed <= most
+
+
+def test_a_full_bucket_gets_no_fuller(load):
+    program = load("xdp_filter", {"limits.pps": "1000", "limits.burst": "3"})
+    packet = from4("10.0.0.1")
+    program.run(packet)
+    time.sleep(0.1)  # a hundred tokens, if there were room for them
+    start = time.monotonic()
+    passed = passed_of(program, packet, 60)
+    assert 3 <= passed <= 3 + 1 + 1000 * (time.monotonic() - start)
 
 
 def test_a_tagged_packet_takes_from_the_same_bucket(load):
@@ -159,16 +164,26 @@ def test_by_default_an_ipv6_source_is_a_64(load):
 
 
 def test_a_penalty_shuts_a_source_out_for_its_time(load):
-    program = load("xdp_filter", {"limits.pps": "1000", "limits.burst": "2", "limits.penalty": "300ms"})
+    penalty = 0.5
+    program = load(
+        "xdp_filter", {"limits.pps": "100", "limits.burst": "2", "limits.penalty": f"{int(penalty * 1000)}ms"}
+    )
     packet = from4("10.0.0.1")
+    start = time.monotonic()
     while program.run(packet).verdict == XDP_PASS:
-        pass
+        start = time.monotonic()
     exceeded = time.monotonic()
-    while time.monotonic() < exceeded + 0.25:
-        assert program.run(packet).verdict == XDP_DROP  # 1,000 packets/s would have given a token meanwhile
-        time.sleep(0.01)
+    runs = 0
+    while True:
+        verdict = program.run(packet).verdict
+        if time.monotonic() >= start + penalty:  # the penalty began after `start`: until here it lasts
+            break
+        assert verdict == XDP_DROP  # without a penalty there would have been a token every 10 ms
+        runs += 1
+        time.sleep(0.005)
+    assert runs > 3
     assert program.run(from4("10.0.0.2")).verdict == XDP_PASS
-    time.sleep(max(0, exceeded + 0.35 - time.monotonic()))
+    time.sleep(max(0, exceeded + penalty + 0.05 - time.monotonic()))
     assert program.run(packet).verdict == XDP_PASS  # what was sent meanwhile did not prolong it
 
 
@@ -243,4 +258,5 @@ def test_on_an_interface(attach, net, mode):
         assert arrived(net, [sent(source)] * 3 + [sent(source, (3,))] * 5) == 5
         assert arrived(net, [sent(source)] * 3) == 0
     found = {name: count for name, (count, _) in program.counters().items()}
-    assert found == {"PASSED": 15, "NOT_IP": 10, "DENIED": 20, "LIMITED": 18}
+    assert found.pop("PASSED") >= 15  # the kernel of `b` may say something about multicast meanwhile
+    assert found == {"NOT_IP": 10, "DENIED": 20, "LIMITED": 18}

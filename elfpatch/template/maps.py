@@ -59,8 +59,9 @@ def _data_map(obj: elf.ElfObject, btf: bt.Btf | None, section: elf.Section, row:
 
 
 def data_map_name(stem: str, section: str) -> str:
-    """The kernel's name of a data map, as libbpf makes it: 8 letters at most of the object, then the section."""
-    prefix = stem[: min(8, max(0, NAME_LENGTH - len(section)))]
+    """The kernel's name of a data map, as libbpf makes it (internal_map_name): 8 letters at most of the object's name,
+    up to its first dot, then the section; a section with a name of its own (`.data.x`) stands alone."""
+    prefix = "" if "." in section[1:] else stem.partition(".")[0][: min(8, max(0, NAME_LENGTH - len(section)))]
     name = (prefix + section)[:NAME_LENGTH]
     return "".join(c if c.isascii() and (c.isalnum() or c in "_.") else "_" for c in name)
 

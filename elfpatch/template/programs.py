@@ -103,15 +103,16 @@ class Linker:
         pending = [entry]
         calls: list[tuple[int, Function]] = []
         while pending:
-            function = pending.pop(0)
+            function = pending.pop()
             if function in linked.places:
                 continue
             at = len(linked.code) // isa.SIZE
             linked.places[function] = at
             linked.code += function.section.data[function.start * isa.SIZE : function.end * isa.SIZE]
-            for slot, target in self._complete(linked, function, at):
-                calls.append((slot, target))
-                pending.append(target)
+            found = self._complete(linked, function, at)
+            calls += found
+            # libbpf's order, so that the program's tag is the same: each callee with all that it calls, then the next
+            pending += (target for _, target in reversed(found))
         for slot, target in calls:
             instruction = isa.decode(linked.code, slot, big_endian=self.obj.big_endian)
             instruction.imm = linked.places[target] - slot - 1

@@ -69,6 +69,9 @@ class TypeTable:
             elif record.encoding & bt.INT_SIGNED:
                 flags |= ix.SIGNED
             return ix.Type(kind, flags, size, name, typedef, -1, 0, 0, 0)
+        if record.kind == bt.ENUM and size > 4:
+            # clang before 15 and GNU C before 13 cut the values of a 64-bit enum to 32 bits: the names cannot be used
+            return ix.Type(ix.INT, flags, size, f"enum {name}".strip(), typedef, -1, 0, 0, 0)
         if record.kind in (bt.ENUM, bt.ENUM64):
             flags |= ix.SIGNED if record.kind_flag else 0
             first = len(self.enumerators)

@@ -56,9 +56,13 @@ def pin_path(layout: Layout, name: str, definition: ix.Map, section: str = "") -
 
 def is_state(definition: ix.Map) -> bool:
     """Whether a map is kept for the next generation."""
-    if definition.type == _PROG_ARRAY and not definition.pinning:
-        return False
-    return not (definition.section >= 0 and definition.flags & _RDONLY_PROG)
+    return not is_private_prog_array(definition) and not (definition.section >= 0 and definition.flags & _RDONLY_PROG)
+
+
+def is_private_prog_array(definition: ix.Map) -> bool:
+    """Whether a map is a prog array that each generation has for itself. It must be pinned all the same: the kernel
+    empties a prog array when the last file descriptor and pin are gone, whoever still calls through it."""
+    return definition.type == _PROG_ARRAY and not definition.pinning
 
 
 def carry(

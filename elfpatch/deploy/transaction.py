@@ -16,7 +16,7 @@ from elfpatch.deploy.attach.base import prog_id_of
 from elfpatch.deploy.load import Loaded, load
 from elfpatch.deploy.lock import Lock
 from elfpatch.deploy.plan import ATTACH, DETACH, SWAP, Plan, Request, make_plan, refuse_other_object
-from elfpatch.deploy.reuse import Carried, carry, is_state, pin_path, section_digest
+from elfpatch.deploy.reuse import Carried, carry, is_private_prog_array, is_state, pin_path, section_digest
 from elfpatch.errors import Drifted, ElfpatchError, Missing, SyscallFailed
 from elfpatch.index import SECTION_RODATA, Map, Section
 from elfpatch.kernel import bpf, bpffs
@@ -203,14 +203,18 @@ def _restore(layout: Layout, plan: Plan, *, fresh: bool) -> None:
 class Pins:
     """Pins that a transaction makes: staged before the first swap, moved into place after the last."""
 
-    __slots__ = ("_made", "_staged")
+    __slots__ = ("_kept", "_made", "_staged")
 
     def __init__(self) -> None:
         self._staged: list[tuple[str, str]] = []
         self._made: list[str] = []
+        self._kept: list[str] = []
 
-    def stage(self, fd: int, path: str) -> None:
+    def stage(self, fd: int, path: str, *, keep_old: bool = False) -> None:
+        """`keep_old`: what was pinned there moves to `path`-old, for packets that are still on their way through it."""
         self._staged.append((bpffs.stage(fd, path), path))
+        if keep_old:
+            self._kept.append(path)
 
     def make(self, fd: int, path: str) -> None:
         """Pin at once, where nothing may be: others may wait for this name."""
@@ -219,6 +223,8 @@ class Pins:
 
     def settle(self) -> None:
         for fresh, path in self._staged:
+            if path in self._kept and os.path.lexists(path):
+                bpffs.settle(path, f"{path}-old")
             bpffs.settle(fresh, path)
 
     def drop(self) -> None:
@@ -231,6 +237,8 @@ def _stage_pins(layout: Layout, plan: Plan, loaded: Loaded, record: Record, pins
     index = plan.image.template.index
     for row, fd in loaded.maps.items():
         definition = index.row(Map, row)
+        if row not in loaded.reused and is_private_prog_array(definition):
+            pins.stage(fd, pin_path(layout, plan.name, definition), keep_old=True)
         if row in loaded.reused or not is_state(definition):
             continue
         section = index.row(Section, definition.section).name if definition.section >= 0 else ""

@@ -54,6 +54,7 @@ class Sender:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the demo, which then ends this
         )
         self.tell("stop")  # answered when it runs, that is: inside its namespace
 

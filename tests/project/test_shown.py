@@ -1,0 +1,78 @@
+"""What a person is shown first: the demo and the benchmark run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.require import require
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.root
+
+
+def start(venv: Path, *words: str) -> subprocess.Popen[str]:
+    """A module of scripts/, run from the tree with the installed wheel beside it."""
+    return subprocess.Popen(
+        [str(venv / "bin" / "python"), "-m", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+
+
+def test_the_demo_shows_no_packet_that_saw_neither_program(venv: Path) -> None:
+    require("ip", "unshare", "nsenter", "mount")
+    demo = start(venv, "scripts.demo")
+    out, err = demo.communicate(timeout=90)
+    assert demo.returncode == 0, out + err
+    assert "packets that saw neither the old nor the new program: 0" in out
+    contrast = re.search(r"packets that saw neither program: (\d+)", out)
+    assert contrast and int(contrast[1]) > 0
+    assert err == ""
+
+
+def test_an_interrupted_demo_leaves_nothing_behind(venv: Path) -> None:
+    require("ip", "unshare", "nsenter", "mount")
+    demo = start(venv, "scripts.demo")
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith("3."):
+            break
+    time.sleep(0.1)
+    os.killpg(demo.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+    _, err = demo.communicate(timeout=30)
+    assert demo.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(demo.pid, 0)
+
+
+def test_the_benchmark_runs(venv: Path, tmp_path: Path) -> None:
+    """On few rounds: that it works, not what it measures."""
+    require("bpftool", "clang-19", "tc", "ip", "unshare")
+    found = tmp_path / "bench.json"
+    bench = start(venv, "scripts.bench", "--runs", "2", "--venv", str(venv), "--json", str(found))
+    out, err = bench.communicate(timeout=240)
+    assert bench.returncode == 0, out + err
+    body = json.loads(found.read_text())
+    assert [row["bound"] for row in body["rows"]] == [2.0, 0.5, 0.1]
+    for row in body["rows"]:
+        for ratio in row["ratios"].values():
+            assert 0 < ratio["least"] <= ratio["low"] <= ratio["median"] <= ratio["high"] <= ratio["most"]
+    instructions, btf = re.match(r"(\d+) instructions, ([\d.]+) KB of BTF", body["rows"][2]["facts"]["object"]).groups()
+    assert int(instructions) >= 4000
+    assert float(btf) >= 100
+    assert any(name == "elfpatch.index" for name in body["imports_ms"])
+    assert "ratio to" in out

@@ -233,7 +233,9 @@ def mix(word: int) -> int:
     return word ^ word >> 16
 
 
-@pytest.mark.parametrize("weights", [(1,) * 16, (5, 1, 3, 0, 9, 2, 7, 4, 65535, 1, 1, 1, 1, 100, 1, 100)])
+@pytest.mark.parametrize(
+    "weights", [(1,) * 16, (10, 1), (1, 100, 1), (5, 1, 3, 0, 9, 2, 7, 4, 65535, 1, 1, 1, 1, 100, 1, 100)]
+)
 def test_the_choice_is_that_of_exact_arithmetic(loader, weights):
     """Weighted rendezvous hashing in floating point; the program's table of logarithms may err only in near ties."""
     program = loader.load("xdp_lb", REDIRECT | backends(*weights))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import struct
 from pathlib import Path
@@ -143,3 +144,36 @@ def test_layouts_of_information_are_the_kernels(types: Types) -> None:
     link = offsets(types, "STRUCT", "bpf_link_info")
     assert link["xdp.ifindex"] == link["tcx.ifindex"] == link["cgroup.cgroup_id"] == 16
     assert (link["tcx.attach_type"], link["cgroup.attach_type"]) == (20, 24)
+
+
+def test_every_argument_of_a_load_lands_in_its_field(types: Types) -> None:
+    at = offsets(types, "UNION", "bpf_attr")
+    spec = bpf.ProgSpec(
+        3, b"insns---" * 2, "GPL", name="a program", expected_attach_type=46, flags=16, kern_version=0x060C00, btf_fd=9,
+        func_info=b"func" * 4, func_info_rec_size=8, line_info=b"line" * 12, line_info_rec_size=16,
+        core_relos=b"core" * 20, core_relo_rec_size=20, attach_btf_id=77, attach_prog_fd=8, fd_array=b"fds-",
+    )  # fmt: skip
+    log = bytearray(b"the log!")
+    attr = spec.attr(2, log)
+
+    def number(name: str) -> int:
+        (value,) = struct.unpack_from("=I", attr, at[name])
+        return int(value)
+
+    def pointed(name: str, size: int) -> bytes:
+        (address,) = struct.unpack_from("=Q", attr, at[name])
+        return ctypes.string_at(address, size)
+
+    numbers = {
+        "prog_type": 3, "insn_cnt": 2, "log_level": 2, "log_size": 8, "kern_version": 0x060C00, "prog_flags": 16,
+        "expected_attach_type": 46, "prog_btf_fd": 9, "func_info_rec_size": 8, "func_info_cnt": 2,
+        "line_info_rec_size": 16, "line_info_cnt": 3, "attach_btf_id": 77, "attach_prog_fd": 8,
+        "core_relo_rec_size": 20, "core_relo_cnt": 4, "prog_ifindex": 0, "log_true_size": 0,
+    }  # fmt: skip
+    assert {name: number(name) for name in numbers} == numbers
+    assert attr[at["prog_name"] :][:16] == b"a_program".ljust(16, b"\0")
+    pointers = {
+        "insns": spec.insns, "license": b"GPL\0", "log_buf": bytes(log), "func_info": spec.func_info,
+        "line_info": spec.line_info, "core_relos": spec.core_relos, "fd_array": spec.fd_array,
+    }  # fmt: skip
+    assert {name: pointed(name, len(data)) for name, data in pointers.items()} == pointers

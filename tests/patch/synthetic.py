@@ -128,7 +128,8 @@ class Builder:
         self.variables.append((row, value.ljust(size, b"\0")))
         return self
 
-    def template(self) -> Template:
+    def template(self, gap: bytes = b"\xa5") -> Template:
+        """The Template; `gap` fills the file between the sections."""
         contents = {name: bytearray() for name in KINDS}
         for row, value in self.variables:
             section = contents[list(KINDS)[row.section]]
@@ -141,7 +142,7 @@ class Builder:
             has_bytes = name != ".bss"
             sections.append(ix.Section(name, KINDS[name], len(data), len(body), int(has_bytes), -1))
             if has_bytes:
-                data += body + b"\xa5" * 16
+                data += body + gap * 16
         masks = [
             ix.Mask(sections[row.section].file_offset + row.offset, row.size)
             for row, _ in self.variables

@@ -68,10 +68,22 @@ def test_a_whole_struct_has_its_padding_zeroed(big):
     assert data == expected
 
 
+def test_a_flexible_array_keeps_its_elements():
+    b = Builder()
+    kind = b.struct("flex", ("a", b.int(1)), ("b", b.int(2)), ("tail", b.array(b.int(1), 0)))
+    t = b.var("v", kind, b"\xff" * 8, size=8).template()
+    assert value_bytes(patched(t, json=['v={"a":1,"b":2,"tail":[]}']), "v") == b"\1\0\2\0\xff\xff\xff\xff"
+
+
+def test_the_path_is_named_only_where_the_setting_does_not():
+    assert refusal(template(), json=["foo=-1"]).startswith("--set-json foo=-1: -1 is outside")
+    assert refusal(template(), json=['ep={"id":-1}']).startswith('--set-json ep={"id":-1}: ep.id: -1 is outside')
+
+
 def test_members_left_out_keep_their_bytes():
     image = patched(template(), json=['ep={"id":1,"low":2}'])
     data = value_bytes(image, "ep")
-    assert data[0] == 1 and data[24 - 0 : 0] == b"" and value_bytes(image, "ep.low") == b"\2\0"
+    assert data[0] == 1 and value_bytes(image, "ep.low") == b"\2\0"
     changed = [at for at in range(len(data)) if data[at] != 0xFF]
     offset = image.receipt[1].offset - image.receipt[0].offset
     assert changed == [0, offset, offset + 1]

@@ -4,7 +4,9 @@ import pytest
 
 from elfpatch.errors import BadValue, UsageError
 from elfpatch.patch.image import digest, make_image, written
+from elfpatch.patch.path import resolve
 from elfpatch.patch.setting import TEXT, Setting, from_mapping, from_set, from_set_hex, from_set_json
+from elfpatch.patch.value import brief
 
 from .synthetic import Builder, patched, refusal, refusals, shown, value_bytes
 
@@ -211,6 +213,20 @@ def test_a_struct_set_as_bytes_is_recorded_by_its_members_when_they_say_it_all()
     assert [path for path, _ in padding.settings_text] == ["ep"]
 
 
+def test_a_long_array_is_recorded_as_one_hex():
+    b = Builder()
+    t = b.var("v", b.array(b.int(2), 65)).var("w", b.array(b.int(2), 64)).template()
+    image = patched(t, hexes=["v=" + "0100" * 65, "w=" + "0100" * 64])
+    assert image.settings_text[0] == ("v", "hex:" + "0100" * 65) and len(image.settings_text) == 65
+
+
+def test_people_see_large_values_in_brief():
+    t = template()
+    place = resolve(t.index, "buffer")
+    assert brief(t.index, place, bytes(1 << 24)) == "(16777216 bytes, all zero)"
+    assert brief(t.index, resolve(t.index, "bar"), b"\2\0") == "2"
+
+
 # --- digest -----------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +247,14 @@ def test_the_digest_is_the_same_in_memory_and_in_a_written_object():
     reopened = type(t)(t.path, written(image), t.index)
     assert digest(patched(reopened)) == digest(image)
     assert written(patched(reopened, "foo=0x04030201", "ep.f1=0")) == t.data
+
+
+def test_neighbours_and_other_templates_have_digests_of_their_own():
+    b = Builder()
+    t = b.var("a", b.int(16)).var("b", b.int(16)).var("c", b.int(4)).template()
+    image = patched(t, "b=1", "c=2")
+    assert digest(patched(type(t)(t.path, written(image), t.index))) == digest(image)
+    assert digest(patched(b.template(b"\x5a"), "b=1", "c=2")) != digest(image)
 
 
 # --- required ---------------------------------------------------------------------------------------------------

@@ -231,6 +231,7 @@ def test_bit_fields_keep_to_their_width(big):
 
 def test_bit_fields_take_no_hex():
     assert "not whole bytes" in refusal(fields(), hexes=["f.a=07"])
+    assert "`hex:07` is not an integer" in refusal(fields(), "f.a=hex:07")
 
 
 # --- tags -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@ PYTHON ?= python3
 CLANG ?= clang-19
 PY := .venv/bin/python
 export PYTHON CLANG
+# ip, tc and bpftool, for who is not root
+export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint templates fixtures bench wheel clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from elfpatch.cli import options, output, request
 from elfpatch.deploy.source import open_template
@@ -40,12 +41,20 @@ def run(arguments: options.Arguments) -> int:
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Write a file whole: a reader sees the old one or the new one. Raises Missing, NoPermission."""
-    fresh = f"{path}.{os.getpid()}.new"
+    """Write a file whole: a reader sees the old one or the new one. A symbolic link stays and its file is replaced; a
+    device or pipe (/dev/null, /dev/stdout) is written to, never replaced. Raises Missing, NoPermission."""
+    real = os.path.realpath(path)
+    fresh = f"{os.path.dirname(real)}/.elfpatch.{os.getpid()}.{time.monotonic_ns()}"
     try:
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            with open(path, "wb") as device:
+                device.write(data)
+            return
         with open(fresh, "xb") as file:
             file.write(data)
-        os.replace(fresh, path)
+            if os.path.exists(real):
+                os.fchmod(file.fileno(), os.stat(real).st_mode & 0o7777)
+        os.replace(fresh, real)
     except OSError as error:
         try:
             os.unlink(fresh)

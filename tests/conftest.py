@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Generator
 
 import pytest
 
+from elfpatch.kernel import bpffs
 from tests.support.require import PACKAGES, binding, require, require_root
 
 pytest_plugins = ["tests.support.fixtures"]
@@ -21,6 +23,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # What the user of this shell has deployed is no business of a test.
     for name in ("ELFPATCH_STATE_DIR", "ELFPATCH_BPFFS", "ELFPATCH_DEBUG"):
         os.environ.pop(name, None)
+
+
+def pytest_sessionstart() -> None:
+    """bpftool's objects pin by name under /sys/fs/bpf. Where systemd has not mounted a bpffs there, we do, and leave it."""
+    if os.geteuid() == 0 and not bpffs.is_mounted("/sys/fs/bpf"):
+        subprocess.run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"], check=False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """bpftool's objects pin by name under /sys/fs/bpf. Where systemd has not mounted a bpffs there, we do, and leave it."""
+    """Maps that are pinned by name go to /sys/fs/bpf. Where nobody has mounted a bpffs there, we do, and leave it."""
     if os.geteuid() == 0 and not bpffs.is_mounted("/sys/fs/bpf"):
         subprocess.run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"], check=False)
 

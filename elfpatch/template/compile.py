@@ -12,12 +12,19 @@ from elfpatch.template.types import TypeTable
 from elfpatch.template.variables import collect, data_section_kind, describe
 
 
-def compile_object(data: bytes, stem: str) -> bytes:
+def compile_object(data: bytes, stem: str, *, replace_stale: bool = False) -> bytes:
     """The index of an object, without trailer. `stem`: the object's file name without its ending; it names the maps.
 
-    Raises BadObject when the object is not one that elfpatch can use.
+    Raises BadObject when the object is not one that elfpatch can use; unless `replace_stale`, also when it carries a
+    section `.elfpatch`, which then was not made of what the object is now.
     """
     obj = elf.parse(data)
+    if not replace_stale and obj.section(".elfpatch") is not None:
+        raise BadObject(
+            "its index is stale: another tool has rewritten the object since",
+            where="section .elfpatch",
+            hint="make it anew with `elfpatch build`",
+        )
     btf, ext = _read_btf(obj)
     kinds = {s.number: kind for s in obj.sections if (kind := data_section_kind(s)) is not None}
     rows = {number: row for row, number in enumerate(kinds)}

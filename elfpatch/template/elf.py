@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+from typing import Any
 
 from attrs import frozen
 
@@ -141,19 +142,26 @@ def _check_header(data: bytes) -> bool:
     return order == ">"
 
 
+def _number(value: Any) -> int:
+    """The number of a lief enumeration; lief gives values that it does not know as plain integers."""
+    return int(getattr(value, "value", value))
+
+
 def _section(number: int, section: object, data: bytes) -> Section:
     import lief
 
     assert isinstance(section, lief.ELF.Section)
-    kind, offset, size = int(section.type.value), section.offset, section.size
+    kind, offset, size = _number(section.type), section.offset, section.size
     name = str(section.name)
+    if kind == SHT_NOBITS and size >= 1 << 32:
+        raise BadObject(f"{size} bytes are more than a map's value can have", where=f"section {name}")
     if kind == SHT_NOBITS or number == 0:
-        return Section(number, name, kind, int(section.flags), offset, size, b"")
+        return Section(number, name, kind, _number(section.flags), offset, size, b"")
     if offset + size > len(data):
         raise BadObject(
             f"truncated: it ends at byte {offset + size}, the file has {len(data)}", where=f"section {name}"
         )
-    return Section(number, name, kind, int(section.flags), offset, size, data[offset : offset + size])
+    return Section(number, name, kind, _number(section.flags), offset, size, data[offset : offset + size])
 
 
 def _symbol(number: int, symbol: object, sections: list[Section]) -> Symbol:
@@ -163,9 +171,9 @@ def _symbol(number: int, symbol: object, sections: list[Section]) -> Symbol:
     made = Symbol(
         number,
         str(symbol.name),
-        int(symbol.type.value),
-        int(symbol.binding.value),
-        int(symbol.visibility.value),
+        _number(symbol.type),
+        _number(symbol.binding),
+        _number(symbol.visibility),
         symbol.shndx,
         symbol.value,
         symbol.size,
@@ -204,7 +212,7 @@ def _relocations(binary: object, sections: list[Section], symbols: list[Symbol])
                 f"it lies outside the section of {sections[number].size} bytes",
                 where=f"relocation at {sections[number].name}+{relocation.address:#x}",
             )
-        made = Relocation(relocation.address, int(relocation.type) & _LIEF_TYPE_MASK, symbols[relocation.info])
+        made = Relocation(relocation.address, _number(relocation.type) & _LIEF_TYPE_MASK, symbols[relocation.info])
         found.setdefault(number, []).append(made)
     for relocations in found.values():
         relocations.sort(key=lambda relocation: relocation.offset)

@@ -191,6 +191,8 @@ class Linker:
         if symbol.section == elf.SHN_UNDEF or (symbol.section in self.data_sections and self._is_kconfig(symbol)):
             linked.fixups.append(ix.Fixup(placed, ix.FIXUP_EXTERN, -1, symbol.name))
         elif symbol.section in self.data_sections:
+            if not 0 <= offset < 1 << 31:
+                raise BadObject(f"it takes the address of byte {offset} of the section of {symbol.name!r}", where=where)
             instruction.src, second.imm = isa.PSEUDO_MAP_VALUE, offset
             row = self.maps.by_section.get(symbol.section)
             if row is None:

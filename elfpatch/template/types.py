@@ -80,7 +80,8 @@ class TypeTable:
             return ix.Type(ix.ENUM, flags, size, f"enum {name}".strip(), typedef, -1, 0, first, len(record.enumerators))
         if record.kind == bt.ARRAY:
             element = self.row(record.ref)
-            return ix.Type(ix.ARRAY, flags, size, "", typedef, element, record.count, 0, 0)
+            count = record.count if size else 0  # GNU C has empty structs: of those there is nothing to set
+            return ix.Type(ix.ARRAY, flags, size, "", typedef, element, count, 0, 0)
         if record.kind in (bt.STRUCT, bt.UNION):
             return self._aggregate(record, typedef, size, flags)
         if record.kind == bt.PTR:
@@ -97,9 +98,12 @@ class TypeTable:
         return value & 0xFFFF_FFFF_FFFF_FFFF
 
     def _aggregate(self, record: bt.BtfType, typedef: str, size: int, flags: int) -> ix.Type:
+        assert self.btf is not None
         rows = []
         for number, member in enumerate(record.members):
             bits = member.bit_size or self._narrow_int(member)
+            if member.bit_offset + (bits or 8 * self.btf.size_of(member.type)) > 8 * size:
+                raise BadObject(f"member {member.name!r} ends outside its {size} bytes", where=f".BTF type {record.id}")
             meta = self.meta(record.id, number)
             rows.append(ix.Member(member.name, self.row(member.type), member.bit_offset, bits, meta))
         first = len(self.members)

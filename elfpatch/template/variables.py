@@ -96,36 +96,41 @@ def describe(btf: bt.Btf, section: elf.Section, symbols: list[elf.Symbol]) -> di
             raise BadObject(
                 f"BTF gives the section {datasec.size} bytes, ELF {section.size}", where=f"section {section.name}"
             )
+        # A linker fills in size and offsets; clang leaves the size 0 and the offsets of globals, GNU C all offsets.
+        laid_out = datasec.size > 0 and any(row.offset for row in datasec.variables)
         for row in datasec.variables:
             var = btf.type(row.type)
             if var.kind != bt.VAR:
                 continue
-            matching = _matching(var, row, by_name.get(var.name, []), found)
+            matching = _matching(var, row, by_name.get(var.name, []), found, laid_out=laid_out)
             if matching is None:
                 continue
-            size = _checked_size(btf, section, var, row, matching)
+            size = _checked_size(btf, section, var, matching)
+            if row.offset != matching.value and (row.offset or laid_out):
+                raise BadObject(
+                    f"BTF puts it at offset {row.offset}, the symbol table at {matching.value}",
+                    where=f"variable {var.name!r} in {section.name}",
+                )
             found[matching.number] = Described(var.id, var.ref, size, var.linkage == bt.VAR_STATIC)
     return found
 
 
 def _matching(
-    var: bt.BtfType, row: bt.BtfVarSec, candidates: list[elf.Symbol], taken: dict[int, Described]
+    var: bt.BtfType, row: bt.BtfVarSec, candidates: list[elf.Symbol], taken: dict[int, Described], *, laid_out: bool
 ) -> elf.Symbol | None:
     free = [symbol for symbol in candidates if symbol.number not in taken]
     exact = [symbol for symbol in free if symbol.name == var.name] or free
     if len(exact) > 1:  # statics of one name: only the offset can tell, and only where the linker has filled it in
-        return next((symbol for symbol in exact if symbol.value == row.offset), exact[0] if row.offset == 0 else None)
+        return next((symbol for symbol in exact if symbol.value == row.offset), None if laid_out else exact[0])
     return exact[0] if exact else None
 
 
-def _checked_size(btf: bt.Btf, section: elf.Section, var: bt.BtfType, row: bt.BtfVarSec, symbol: elf.Symbol) -> int:
+def _checked_size(btf: bt.Btf, section: elf.Section, var: bt.BtfType, symbol: elf.Symbol) -> int:
     where = f"variable {var.name!r} in {section.name}"
     size = btf.size_of(var.ref)
     flexible = _ends_flexibly(btf, var.ref)
     if symbol.size and size != symbol.size and not (flexible and symbol.size > size):
         raise BadObject(f"BTF gives it {size} bytes, the symbol table {symbol.size}", where=where)
-    if row.offset and row.offset != symbol.value:
-        raise BadObject(f"BTF puts it at offset {row.offset}, the symbol table at {symbol.value}", where=where)
     return size
 
 

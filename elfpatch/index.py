@@ -26,7 +26,7 @@ from elfpatch.errors import BadObject, Bug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import ClassVar, TypeVar
 
     RowT = TypeVar("RowT", bound="Row")
@@ -343,17 +343,17 @@ _TABLE_NUMBER = {table: number for number, table in enumerate(TABLES)}
 _HEADER_SIZE = _HEAD.size + _BODY.size + _SPAN.size * len(TABLES)
 
 
-def sha256() -> _Hash:
-    """A SHA-256 object. `hashlib` would load libcrypto, 3 to 5 ms; the interpreter's own module is built in."""
+def _new_sha256() -> Callable[[], _Hash]:
+    """`hashlib` would load libcrypto, 3 to 5 ms; the interpreter has a module of its own."""
     try:
-        from _sha2 import sha256 as new  # Python 3.12 and later
+        from _sha2 import sha256  # Python 3.12 and later
     except ImportError:
         try:
-            from _sha256 import sha256 as new
+            from _sha256 import sha256
         except ImportError:
-            from hashlib import sha256 as new
-    digest: _Hash = new()
-    return digest
+            from hashlib import sha256
+    made: Callable[[], _Hash] = sha256
+    return made
 
 
 if TYPE_CHECKING:
@@ -363,6 +363,9 @@ if TYPE_CHECKING:
         def update(self, data: bytes | memoryview, /) -> None: ...
         def digest(self) -> bytes: ...
         def hexdigest(self) -> str: ...
+
+
+sha256 = _new_sha256()
 
 
 def template_digest(data: bytes | memoryview, elf_header: bytes, size: int, masks: list[Mask]) -> bytes:

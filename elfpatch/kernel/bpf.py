@@ -15,7 +15,6 @@ from struct import pack_into, unpack_from
 
 from elfpatch import errors
 from elfpatch.kernel import abi
-from elfpatch.kernel.caps import lacking
 from elfpatch.kernel.libc import address, address_of_buffer
 from elfpatch.kernel.libc import bpf as _bpf
 
@@ -37,6 +36,8 @@ _TEST_RUN = "=IIIIQQIIIIQQIII4x"
 def failure(operation: str, number: int, what: str = "", *, where: str = "", hint: str = "") -> errors.ElfpatchError:
     """The exception for errno `number`: NoPermission where a capability is lacking, else SyscallFailed."""
     if number in {EPERM, EACCES}:
+        from elfpatch.kernel.caps import lacking
+
         missing = lacking()
         if missing:
             return errors.NoPermission(

@@ -30,7 +30,7 @@ def compile_object(data: bytes, stem: str, *, replace_stale: bool = False) -> by
     rows = {number: row for row, number in enumerate(kinds)}
     map_table = mp.collect(obj, btf, rows, kinds, stem)
     linker = Linker(obj, ext, map_table, rows)
-    types = TypeTable(btf)
+    types = TypeTable(btf, dimensions_reversed=0 < _gnu_version(obj.compiler) < 14)
     variables = collect(obj, btf, rows, linker.references(), types)
     fixups: list[ix.Fixup] = []
     entries = linker.entries()
@@ -99,6 +99,14 @@ def _kernel_btf(obj: elf.ElfObject, btf: bt.Btf | None, kinds: dict[int, int]) -
         sizes[section.name] = section.size
     hidden = {s.name for s in obj.symbols if s.type == elf.STT_FUNC and s.hidden}
     return bt.kernel_ready(btf, layout, sizes, hidden)
+
+
+def _gnu_version(compiler: str) -> int:
+    """12 of `GCC: (12.2.0-14+deb12u1+) 12.2.0`; 0 for other compilers."""
+    if not compiler.startswith("GCC:"):
+        return 0
+    major = compiler.rpartition(" ")[2].partition(".")[0]
+    return int(major) if major.isascii() and major.isdigit() else 0
 
 
 def _license(obj: elf.ElfObject) -> str:

@@ -14,8 +14,10 @@ _MAX_DEPTH = 64
 class TypeTable:
     """Collects the rows of the tables TYPES, MEMBERS, ENUMERATORS and METAS for the types that variables use."""
 
-    def __init__(self, btf: bt.Btf | None) -> None:
+    def __init__(self, btf: bt.Btf | None, *, dimensions_reversed: bool = False) -> None:
+        """`dimensions_reversed`: `int a[2][3]` is described as `int a[3][2]`, as GNU C before 14 does (PR114186)."""
         self.btf = btf
+        self.dimensions_reversed = dimensions_reversed
         self.types: list[ix.Type] = []
         self.members: list[ix.Member] = []
         self.enumerators: list[ix.Enumerator] = []
@@ -79,9 +81,7 @@ class TypeTable:
                 self.enumerators.append(ix.Enumerator(text, self._pattern(record, value)))
             return ix.Type(ix.ENUM, flags, size, f"enum {name}".strip(), typedef, -1, 0, first, len(record.enumerators))
         if record.kind == bt.ARRAY:
-            element = self.row(record.ref)
-            count = record.count if size else 0  # GNU C has empty structs: of those there is nothing to set
-            return ix.Type(ix.ARRAY, flags, size, "", typedef, element, count, 0, 0)
+            return self._array(record, typedef, flags)
         if record.kind in (bt.STRUCT, bt.UNION):
             return self._aggregate(record, typedef, size, flags)
         if record.kind == bt.PTR:
@@ -89,6 +89,23 @@ class TypeTable:
         if record.kind == bt.FLOAT:
             return ix.Type(ix.FLOAT, flags, size, name, typedef, -1, 0, 0, 0)
         return ix.Type(ix.OPAQUE, flags, size, name, typedef, -1, 0, 0, 0)
+
+    def _array(self, record: bt.BtfType, typedef: str, flags: int) -> ix.Type:
+        assert self.btf is not None
+        counts, inner = [record.count], record.ref
+        while self.dimensions_reversed and inner and self.btf.type(inner).kind == bt.ARRAY:
+            counts.append(self.btf.type(inner).count)
+            inner = self.btf.type(inner).ref
+            if len(counts) > _MAX_DEPTH:
+                raise BadObject(f"type {record.id} has more than {_MAX_DEPTH} dimensions", where=".BTF")
+        made, size = self.row(inner), self.btf.size_of(inner)
+        for count in counts[:-1]:  # the first one stands for the innermost dimension, then
+            size *= count
+            self.types.append(ix.Type(ix.ARRAY, flags, size, "", "", made, count if size else 0, 0, 0))
+            made = len(self.types) - 1
+        size *= counts[-1]
+        # GNU C has empty structs: of those there is nothing to set
+        return ix.Type(ix.ARRAY, flags, size, "", typedef, made, counts[-1] if size else 0, 0, 0)
 
     @staticmethod
     def _pattern(record: bt.BtfType, value: int) -> int:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ class BtfDump:
     def __init__(self, path: Path) -> None:
         self.types: list[Json] = json.loads(output("bpftool", "-j", "btf", "dump", "file", path))["types"]
         self.by_id = {kind["id"]: kind for kind in self.types}
+        self.by_gnu_c = path.parent.name == "bpf-gcc"
 
     def variables(self) -> dict[str, list[tuple[str, int]]]:
         """By section: name and type id of each variable, data sections only."""
@@ -134,17 +136,32 @@ class BtfDump:
             return int(kind["nr_elems"]) * self.size(kind["type_id"])
         return int(kind["size"])
 
+    def _dimensions(self, kind: Json) -> tuple[list[int], int]:
+        """The dimensions of an array from the outermost, and the type of its elements."""
+        counts, inner = [kind["nr_elems"]], kind["type_id"]
+        while self.by_id.get(inner, {}).get("kind") == "ARRAY":
+            counts.append(self.by_id[inner]["nr_elems"])
+            inner = self.by_id[inner]["type_id"]
+        # GNU C before 14 writes them the other way round: https://gcc.gnu.org/PR114186
+        return (counts[::-1] if self.by_gnu_c else counts), inner
+
+    def _elements(self, counts: list[int], element: int, path: str, bits: int) -> list[tuple[str, int, int]]:
+        if not counts:
+            return self.leaves(element, path, bits)
+        size = 8 * self.size(element) * prod(counts[1:])
+        return [
+            leaf
+            for at in sorted({0, counts[0] - 1})
+            if counts[0]
+            for leaf in self._elements(counts[1:], element, f"{path}[{at}]", bits + at * size)
+        ]
+
     def leaves(self, number: int, path: str, bits: int = 0) -> list[tuple[str, int, int]]:
         """Path, offset and size in bits of every scalar inside a type; an array gives its first and last element."""
         kind = self.plain(number)
         if kind["kind"] == "ARRAY":
-            size, count = 8 * self.size(kind["type_id"]), kind["nr_elems"]
-            return [
-                leaf
-                for at in sorted({0, count - 1})
-                if count
-                for leaf in self.leaves(kind["type_id"], f"{path}[{at}]", bits + at * size)
-            ]
+            counts, element = self._dimensions(kind)
+            return self._elements(counts, element, path, bits)
         if kind["kind"] not in ("STRUCT", "UNION"):
             return [(path, bits, 8 * self.size(number))]
         found = []

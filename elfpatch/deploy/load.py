@@ -248,8 +248,15 @@ def _fill_slots(index: ix.Index, loaded: Loaded) -> None:
         if slot.map not in loaded.maps or slot.map in loaded.reused:
             continue
         fds = loaded.maps if slot.kind == ix.SLOT_MAP else loaded.progs
-        if slot.ref in fds:
+        if slot.ref not in fds:
+            continue
+        try:
             bpf.map_update(loaded.maps[slot.map], pack("=I", slot.key), pack("=I", fds[slot.ref]))
+        except SyscallFailed as error:
+            error.where = f"map {index.row(ix.Map, slot.map).name}, slot {slot.key}"
+            if error.errno == EINVAL and slot.kind != ix.SLOT_MAP:
+                error.hint = "programs that call each other must be of one type and attach type: see their sections"
+            raise
 
 
 # --- programs ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from elfpatch import index as ix
-from elfpatch.deploy.load import effective_entries, needed_maps
+from elfpatch.deploy.load import effective_entries, needed_maps, possible_cpus
 from elfpatch.errors import BadConfiguration, ElfpatchError, raise_all
 from elfpatch.kernel import bpf, bpffs
 from elfpatch.patch.image import make_image
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from elfpatch.patch.image import Image
 
 _PROG_ARRAY = MAP_TYPES.index("prog_array")
-_RDONLY_PROG = 1 << 7
+_DEVMAPS = (MAP_TYPES.index("devmap"), MAP_TYPES.index("devmap_hash"))
+_LRU_HASHES = (MAP_TYPES.index("lru_hash"), MAP_TYPES.index("lru_percpu_hash"))
+_NO_COMMON_LRU, _NUMA_NODE, _RDONLY_PROG = 1 << 1, 1 << 2, 1 << 7
 
 
 class Carried:
@@ -133,11 +135,28 @@ def differences(definition: ix.Map, live: bpf.MapInfo) -> list[str]:
         ("type", _type(definition.type), _type(live.type)),
         ("key size", definition.key_size, live.key_size),
         ("value size", definition.value_size, live.value_size),
-        ("max entries", effective_entries(definition), live.max_entries),
-        ("flags", f"{definition.flags | (4 if definition.numa_node >= 0 else 0):#x}", f"{live.flags:#x}"),
+        ("max entries", _kernel_entries(definition), live.max_entries),
+        ("flags", f"{_kernel_flags(definition):#x}", f"{live.flags:#x}"),
         ("map_extra", definition.extra, live.map_extra),
     )
     return [f"{what} {have} instead of {want}" for what, want, have in pairs if want != have]
+
+
+def _kernel_flags(definition: ix.Map) -> int:
+    """The flags that the kernel tells of a map made as defined: it makes device maps read-only for programs."""
+    return (
+        definition.flags
+        | (_NUMA_NODE if definition.numa_node >= 0 else 0)
+        | (_RDONLY_PROG if definition.type in _DEVMAPS else 0)
+    )
+
+
+def _kernel_entries(definition: ix.Map) -> int:
+    """The entries that the kernel tells of a map made as defined: of an LRU list per CPU all are equally long."""
+    entries = effective_entries(definition)
+    if definition.type in _LRU_HASHES and definition.flags & _NO_COMMON_LRU:
+        return -(-entries // possible_cpus()) * possible_cpus()
+    return entries
 
 
 def _type(number: int) -> str:

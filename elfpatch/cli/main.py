@@ -32,6 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     wants_json = False
     try:
+        _open_streams()
         _tolerant(sys.stdout, sys.stderr)
         verb, rest = _verb(words)
         if not verb:
@@ -47,12 +48,31 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except KeyboardInterrupt:
-        print("elfpatch: interrupted", file=sys.stderr)
+        _say("elfpatch: interrupted")
         return 130
     except Exception as error:  # no traceback reaches a user who did not ask for it
         if os.environ.get("ELFPATCH_DEBUG"):
             raise
         return _unexpected(error)
+
+
+def _open_streams() -> None:
+    """A stream that was closed (`>&-`) is opened on /dev/null, lest a file or program of ours get its number."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        fd = os.open(os.devnull, os.O_RDWR)
+        while fd < 3:
+            fd = os.dup(fd)
+        os.close(fd)
+        sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+        sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _say(line: str) -> None:
+    """To stderr; one that takes nothing changes neither what is done nor the exit code."""
+    try:
+        print(line, file=sys.stderr)
+    except OSError:
+        return
 
 
 def _tolerant(*streams: object) -> None:
@@ -113,9 +133,9 @@ def _help() -> None:
 
 def _report(error: ElfpatchError, wants_json: bool, *, verbose: bool) -> None:
     for line in error.lines():
-        print(f"elfpatch: error: {line}" if not line.startswith(" ") else line, file=sys.stderr)
+        _say(f"elfpatch: error: {line}" if not line.startswith(" ") else line)
     if verbose and isinstance(error, VerifierRejected):
-        print(error.log, file=sys.stderr)
+        _say(error.log)
     if wants_json:
         import json
 
@@ -126,21 +146,23 @@ def _report(error: ElfpatchError, wants_json: bool, *, verbose: bool) -> None:
             "exit_code": error.exit_code,
             "errors": [str(one) for one in errors],
         }
-        print(json.dumps(body))
-        sys.stdout.flush()
+        try:
+            print(json.dumps(body))
+            sys.stdout.flush()
+        except OSError:  # nobody reads it; the exit code says it all the same
+            return
 
 
 def _unexpected(error: Exception) -> int:
     """An exception that nobody turned into an ElfpatchError: the system's (a full disk) or a bug of ours."""
     if isinstance(error, PermissionError):
-        print(f"elfpatch: error: {error.filename or 'operation'}: permission denied", file=sys.stderr)
+        _say(f"elfpatch: error: {error.filename or 'operation'}: permission denied")
         return 77
-    if isinstance(error, OSError) and error.filename:
-        print(f"elfpatch: error: {error.filename}: {error.strerror}", file=sys.stderr)
+    if isinstance(error, OSError):  # without a name it is a stream: `elfpatch status >/dev/full`
+        _say(f"elfpatch: error: {error.filename or 'writing the output'}: {error.strerror}")
         return 66 if isinstance(error, FileNotFoundError) else 78
-    print(
+    _say(
         f"elfpatch: error: bug: {type(error).__name__}: {' '.join(str(error).split())} "
-        "(ELFPATCH_DEBUG=1 shows the traceback; please report it)",
-        file=sys.stderr,
+        "(ELFPATCH_DEBUG=1 shows the traceback; please report it)"
     )
     return EXIT_BUG

@@ -104,6 +104,8 @@ def read(words: Sequence[str], options: Sequence[Option], verb: str) -> Argument
             if not rest:
                 raise UsageError(f"{name} needs {option.metavar}", hint=f"see elfpatch {verb} --help")
             value = rest.pop()
+        if not value and not option.many:  # an unset variable of a script; the default is not what was meant
+            raise UsageError(f"{name} needs {option.metavar}, not an empty word", hint=f"see elfpatch {verb} --help")
         if option.many:
             arguments.lists.setdefault(option.key, []).append(value)
             arguments.order.append((option.key, value))

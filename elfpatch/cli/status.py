@@ -67,7 +67,7 @@ def as_text(one: DeploymentStatus) -> list[str]:
             )
         )
     lines += output.table(rows)
-    if not one.targets:
+    if not one.targets and not one.problem:
         lines.append("  on no target; pinned: " + ", ".join(f"{n} (program {i})" for n, i, _ in record.programs))
     lines += [f"  {path} = {text}" for path, text in record.settings]
     return lines

@@ -106,12 +106,21 @@ class ValueChange:
 
 
 class Plan:
-    """`changed` is False when the deployment already is what was asked for."""
+    """`changed` is False when the deployment already is what was asked for. `unpinned`: pins of its programs are gone,
+    so they are to be loaded again."""
 
     __slots__ = ("changed", "config_sha256", "image", "name", "record", "request", "selection", "steps")
 
     def __init__(
-        self, request: Request, name: str, image: Image, record: Record | None, selection: Selection, steps: list[Step]
+        self,
+        request: Request,
+        name: str,
+        image: Image,
+        record: Record | None,
+        selection: Selection,
+        steps: list[Step],
+        *,
+        unpinned: bool = False,
     ) -> None:
         self.request = request
         self.name = name
@@ -127,6 +136,7 @@ class Plan:
             or record.config_sha256 != self.config_sha256
             or record.template_sha256 != template
             or record.pending != []
+            or unpinned
             or any(step.action != KEEP for step in steps)
         )
 
@@ -157,7 +167,8 @@ def make_plan(layout: Layout, request: Request, *, may_look: bool = True) -> Pla
         targets = [parse(one.target) for one in record.attached]
     selection = select(template.index, targets)
     steps = _steps(layout, name, record, targets, selection, may_look=may_look)
-    plan = Plan(request, name, image, record, selection, steps)
+    unpinned = record is not None and bool(rec.unpinned(layout, record))
+    plan = Plan(request, name, image, record, selection, steps, unpinned=unpinned)
     if plan.changed:  # every program changes with its generation
         for step in steps:
             if step.action == KEEP:

@@ -196,7 +196,25 @@ def write(layout: Layout, record: Record) -> None:
             os.close(fd)
         os.rename(fresh, path)
     except OSError as error:
+        try:
+            os.unlink(fresh)
+        except OSError:
+            pass
         raise NoPermission(f"cannot write the record: {error.strerror}", where=path) from None
+
+
+def unpinned(layout: Layout, record: Record) -> list[str]:
+    """The recorded programs whose pins are gone: after a restart of the host, when somebody removed them, or when
+    --bpffs is another one. Where the caller may not look, none."""
+    gone = []
+    for name, _, _ in record.programs:
+        try:
+            os.lstat(layout.prog(record.name, name))
+        except (FileNotFoundError, NotADirectoryError):
+            gone.append(name)
+        except OSError:
+            continue
+    return gone
 
 
 def remove(layout: Layout, name: str) -> None:

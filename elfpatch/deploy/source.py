@@ -112,4 +112,7 @@ def _keep(path: str, block: bytes) -> None:
             file.write(block)
         os.replace(fresh, path)
     except OSError:
-        return
+        try:
+            os.unlink(fresh)
+        except OSError:
+            return

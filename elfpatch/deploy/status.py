@@ -65,7 +65,11 @@ def _one(layout: Layout, name: str) -> DeploymentStatus:
         return DeploymentStatus(name, None, [], str(error))
     if record is None:
         return DeploymentStatus(name, None, [], "its record was removed meanwhile")
-    problem = "an apply was interrupted; the next one finishes it" if record.pending else ""
+    problem = ""
+    if record.pending:
+        problem = "an apply was interrupted; the next one finishes it"
+    elif gone := rec.unpinned(layout, record):
+        problem = f"DRIFT: pins are gone of {', '.join(gone)}; the next apply loads again"
     return DeploymentStatus(name, record, [_target(record, one) for one in record.attached], problem)
 
 

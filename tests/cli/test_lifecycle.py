@@ -389,3 +389,17 @@ def test_two_objects_do_not_share_a_deployment_by_accident(cli: Cli, compiled: C
     assert done.code == 78
     assert "--name" in done.err
     cli.ok("apply", "--name", "alien", "--set", "foo=1", other)
+
+
+def test_programs_whose_pins_are_gone_are_loaded_again(cli: Cli) -> None:
+    cli.ok("apply", MARK)
+    pin = Path(cli.layout.prog("mark", cli.ok("status", "-j").json["deployments"][0]["programs"][0]["name"]))
+    pin.unlink()  # as a restart of the host does with all of them
+    (found,) = cli.ok("status", "-j").json["deployments"]
+    assert found["drift"]
+    assert "pins are gone" in found["problem"]
+    assert cli("plan", "--detailed-exitcode", MARK).code == 2
+    assert cli.ok("apply", "-j", MARK).json["result"] == "changed"
+    assert pin.exists()
+    assert not cli.ok("status", "-j").json["deployments"][0]["drift"]
+    cli.ok("detach", "mark")

@@ -30,7 +30,8 @@ def compile_object(data: bytes, stem: str, *, replace_stale: bool = False) -> by
     rows = {number: row for row, number in enumerate(kinds)}
     map_table = mp.collect(obj, btf, rows, kinds, stem)
     linker = Linker(obj, ext, map_table, rows)
-    types = TypeTable(btf, dimensions_reversed=0 < _gnu_version(obj.compiler) < 14)
+    gnu, clang = _gnu_version(obj.compiler), _clang_version(obj.compiler)
+    types = TypeTable(btf, dimensions_reversed=0 < gnu < 14, enum_signs_missing=0 < gnu < 13 or 0 < clang < 15)
     variables = collect(obj, btf, rows, linker.references(), types)
     fixups: list[ix.Fixup] = []
     entries = linker.entries()
@@ -106,6 +107,12 @@ def _gnu_version(compiler: str) -> int:
     if not compiler.startswith("GCC:"):
         return 0
     major = compiler.rpartition(" ")[2].partition(".")[0]
+    return int(major) if major.isascii() and major.isdigit() else 0
+
+
+def _clang_version(compiler: str) -> int:
+    """19 of `Debian clang version 19.1.7 (3~deb12u1)`; 0 for other compilers."""
+    major = compiler.partition("clang version ")[2].partition(".")[0]
     return int(major) if major.isascii() and major.isdigit() else 0
 
 

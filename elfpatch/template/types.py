@@ -14,9 +14,13 @@ _MAX_DEPTH = 64
 class TypeTable:
     """Collects the rows of the tables TYPES, MEMBERS, ENUMERATORS and METAS for the types that variables use."""
 
-    def __init__(self, btf: bt.Btf | None, *, dimensions_reversed: bool = False) -> None:
-        """`dimensions_reversed`: `int a[2][3]` is described as `int a[3][2]`, as GNU C before 14 does (PR114186)."""
+    def __init__(
+        self, btf: bt.Btf | None, *, dimensions_reversed: bool = False, enum_signs_missing: bool = False
+    ) -> None:
+        """`dimensions_reversed`: `int a[2][3]` is described as `int a[3][2]`, as GNU C before 14 does (PR114186).
+        `enum_signs_missing`: no enum is marked signed, as clang before 15 and GNU C before 13 leave it."""
         self.btf = btf
+        self.enum_signs_missing = enum_signs_missing
         self.dimensions_reversed = dimensions_reversed
         self.types: list[ix.Type] = []
         self.members: list[ix.Member] = []
@@ -75,10 +79,11 @@ class TypeTable:
             # clang before 15 and GNU C before 13 cut the values of a 64-bit enum to 32 bits: the names cannot be used
             return ix.Type(ix.INT, flags, size, f"enum {name}".strip(), typedef, -1, 0, 0, 0)
         if record.kind in (bt.ENUM, bt.ENUM64):
-            flags |= ix.SIGNED if record.kind_flag else 0
+            signed = record.kind_flag or self._looks_signed(record)
+            flags |= ix.SIGNED if signed else 0
             first = len(self.enumerators)
             for text, value in record.enumerators:
-                self.enumerators.append(ix.Enumerator(text, self._pattern(record, value)))
+                self.enumerators.append(ix.Enumerator(text, self._pattern(record, value, signed)))
             return ix.Type(ix.ENUM, flags, size, f"enum {name}".strip(), typedef, -1, 0, first, len(record.enumerators))
         if record.kind == bt.ARRAY:
             return self._array(record, typedef, flags)
@@ -107,10 +112,16 @@ class TypeTable:
         # GNU C has empty structs: of those there is nothing to set
         return ix.Type(ix.ARRAY, flags, size, "", typedef, made, counts[-1] if size else 0, 0, 0)
 
+    def _looks_signed(self, record: bt.BtfType) -> bool:
+        """Where the mark is missing: 0xffffffff then is -1, as in the values of errors; 0x80000000 stays a flag."""
+        if not self.enum_signs_missing or record.kind != bt.ENUM:
+            return False
+        return any(-4096 < value < 0 for _, value in record.enumerators)
+
     @staticmethod
-    def _pattern(record: bt.BtfType, value: int) -> int:
+    def _pattern(record: bt.BtfType, value: int, signed: bool) -> int:
         """The 64-bit pattern of an enumerator; 32-bit ones were read as signed."""
-        if record.kind == bt.ENUM and not record.kind_flag:
+        if record.kind == bt.ENUM and not signed:
             value &= 0xFFFF_FFFF
         return value & 0xFFFF_FFFF_FFFF_FFFF
 

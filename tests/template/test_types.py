@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from elfpatch import index as ix
@@ -109,3 +111,35 @@ def test_scalars_are_what_the_source_says():
         "v_u8": (ix.INT, 1, 0),
         "v_wide": (ix.ENUM, 8, 0),
     }
+
+
+SIGNED_ENUM = """
+enum error { FAILED = -1, DONE };
+enum bits { LOW = 1, HIGH = 0x40000000 };
+const volatile enum error error = DONE;
+const volatile enum bits bits = LOW;
+__attribute__((section("tc"))) int p(void *skb) { return error + bits; }
+"""
+
+
+@pytest.mark.parametrize(
+    "compiler",
+    [
+        ("clang-14", "-g", "--target=bpf"),
+        ("clang-16", "-g", "--target=bpf"),
+        ("clang-19", "-g", "--target=bpfeb"),
+        ("bpf-gcc", "-gbtf"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_negative_enumerator_is_negative_whoever_compiled_it(tmp_path, compiler):
+    """clang before 15 and GNU C before 13 do not mark signed enums."""
+    (tmp_path / "enums.c").write_text(SIGNED_ENUM)
+    command = [*compiler, "-O2", "-c", "enums.c", "-o", "enums.o"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    index = template_of(tmp_path / "enums.o").index
+    kinds = {v.name: index.row(ix.Type, v.type) for v in index.rows(ix.Variable)}
+    assert kinds["error"].flags & ix.SIGNED
+    assert not kinds["bits"].flags & ix.SIGNED
+    failed = next(iter(index.rows(ix.Enumerator, kinds["error"].first, 1)))
+    assert (failed.name, failed.value & 0xFFFF_FFFF_FFFF_FFFF) == ("FAILED", 0xFFFF_FFFF_FFFF_FFFF)

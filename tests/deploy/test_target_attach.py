@@ -329,6 +329,21 @@ def test_a_link_detached_by_another_is_defunct(mechanism: str, make: Callable[[s
     hook.detach()
 
 
+@pytest.mark.parametrize("mechanism", ["xdp", "xdp skb"])
+@pytest.mark.parametrize("how", ["detached", "unpinned"])
+def test_who_took_an_xdp_link_off_and_stays_is_foreign(how: str, mechanism: str, make: Callable[[str], Hook]) -> None:
+    hook = make(mechanism)
+    hook.attach(hook.one)
+    command("bpftool", "link", "detach", "pinned", hook.pin)
+    if how == "unpinned":
+        os.unlink(hook.pin)
+    undo = hook.foreign(hook.three)
+    assert hook.state() == (FOREIGN, hook.three.id)
+    hook.detach()
+    assert hook.on_hook() == [hook.three.id]
+    undo()
+
+
 @pytest.mark.parametrize("mechanism", LINKS)
 def test_detach_works_while_another_holds_the_link(mechanism: str, make: Callable[[str], Hook]) -> None:
     hook = make(mechanism)

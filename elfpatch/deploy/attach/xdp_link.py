@@ -7,12 +7,14 @@ from errno import EINVAL
 
 from elfpatch import errors
 from elfpatch.deploy.attach import xdp
-from elfpatch.deploy.attach.base import Place, locate_interface
+from elfpatch.deploy.attach.base import ABSENT, DEFUNCT, FOREIGN, Live, Place, locate_interface
 from elfpatch.deploy.attach.link import LinkAdapter
 from elfpatch.kernel import bpf, netns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from elfpatch.deploy.attach.base import Record
     from elfpatch.deploy.target import Target
 
@@ -33,6 +35,14 @@ class XdpLink(LinkAdapter):
 
     def occupants(self, place: Place) -> list[int]:
         return list(xdp.occupants(place).values())
+
+    def observe(self, place: Place, pin: str, record: Record, known: Iterable[int] = ()) -> Live:
+        live = super().observe(place, pin, record, known)
+        if record and live.state in (ABSENT, DEFUNCT):  # the interface has room for one: who took ours off may be there
+            others = [there for there in self.occupants(place) if there not in known]
+            if others:
+                return Live(FOREIGN, others[0], "our link is gone, and somebody else attached a program")
+        return live
 
     def is_on_hook(self, place: Place, info: bpf.LinkInfo) -> bool:
         return True  # nothing can stand beside an XDP link or push it aside

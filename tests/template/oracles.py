@@ -220,11 +220,18 @@ class Loaded:
         numbers = {number for pin in self.programs.values() for number in show_program(pin).get("map_ids", [])}
         return {shown["name"]: shown for shown in map(shown_map, sorted(numbers))}
 
-    def xlated(self, program: str) -> list[str]:
-        """What the verifier made of a program, map ids and source lines aside."""
-        text = output("bpftool", "prog", "dump", "xlated", "pinned", self.programs[program])
-        lines = [line for line in text.splitlines() if re.match(r" *\d+: ", line)]
-        return [re.sub(r"map\[id:\d+\]", "map[]", line) for line in lines]
+    def xlated(self, program: str) -> str:
+        """What the verifier made of a program, with its functions and source lines; map ids aside."""
+        text = output("bpftool", "prog", "dump", "xlated", "pinned", self.programs[program], "linum")
+        return re.sub(r"map\[id:\d+\]", "map[]", text)
+
+    def btf(self, program: str) -> list[Json]:
+        """The types that came with a program."""
+        number = show_program(self.programs[program]).get("btf_id")
+        if not number:
+            return []
+        shown = json.loads(output("bpftool", "-j", "btf", "dump", "id", str(number)))
+        return list(shown["types"])
 
     def fd(self, program: str) -> int:
         """A new file descriptor of a program; the caller closes it."""

@@ -30,6 +30,7 @@ from tests.template.oracles import (
 
 fixtures = pytest.mark.parametrize("path", ALL, ids=name_of)
 SCALARS = OBJECTS / "clang-19-v3" / "scalars.o"
+STRUCTS = OBJECTS / "clang-19-v3" / "structs.o"
 
 
 def indexed(path, tmp_path):
@@ -206,9 +207,18 @@ def test_a_trailer_that_points_outside_is_refused(tmp_path):
 def test_the_index_of_another_object_is_refused(tmp_path):
     block = ix.find(indexed(SCALARS, tmp_path).read_bytes())
     assert block is not None
-    refused(
-        (OBJECTS / "clang-19-v3" / "structs.o").read_bytes() + ix.with_trailer(bytes(block)), tmp_path, "not the one"
-    )
+    refused(STRUCTS.read_bytes() + ix.with_trailer(bytes(block)), tmp_path, "not the one")
+
+
+def test_build_does_not_take_the_index_of_another_object_for_this_one_s():
+    """Else the other object's header and size would be put on this one."""
+    block = ix.find(build(SCALARS.read_bytes(), "scalars"))
+    assert block is not None
+    mixed = STRUCTS.read_bytes() + ix.with_trailer(bytes(block))
+    assert original(mixed) == mixed
+    found = ix.find(build(mixed, "structs"))
+    assert found is not None
+    assert ix.Index(found).variables_named("cfg")
 
 
 @pytest.mark.parametrize("at", [-1, -9, -16, -100])

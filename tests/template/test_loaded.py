@@ -71,6 +71,7 @@ def test_programs_and_maps_are_those_of_libbpf(both, path):
     assert ours.tags() == theirs.tags()
     for program in theirs.programs:
         assert ours.xlated(program) == theirs.xlated(program), program
+        assert ours.btf(program) == theirs.btf(program), program
     wanted = theirs.maps()
     for name, definition in wanted.items():
         if path.stem == "linked" and name == "linked.rodata":

@@ -46,6 +46,12 @@ def test_every_program_is_a_function_outside_text(path):
     assert sorted(program.name for program in template_of(path).index.rows(ix.Program)) == sorted(wanted)
 
 
+@fixtures
+def test_every_program_is_put_together(path):
+    """Also those that this kernel or libbpf does not load; what is not in the object is left to the loader."""
+    assert [program.problem for program in template_of(path).index.rows(ix.Program) if program.problem] == []
+
+
 # As the sources say it
 NOT_SETTABLE = {"sections": {"folded_global", "partly", "unused", "unused_data", "unused_bss"}}
 

@@ -40,7 +40,7 @@ def run(arguments: options.Arguments) -> int:
     if output.wants_json(arguments):
         output.print_json(arguments, as_json(outcome))
     else:
-        print("\n".join(as_text(outcome)))
+        output.print_lines(as_text(outcome))
     return 0
 
 

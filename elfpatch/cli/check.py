@@ -58,5 +58,5 @@ def run(arguments: options.Arguments) -> int:
         )
         for wanted, info in found
     ]
-    print("\n".join(output.table(rows)))
+    output.print_lines(output.table(rows))
     return 0

@@ -31,7 +31,7 @@ def run(arguments: options.Arguments) -> int:
     if output.wants_json(arguments):
         output.print_json(arguments, as_json(template))
     else:
-        print("\n".join(as_text(template, everything=arguments.flag("all"))))
+        output.print_lines(as_text(template, everything=arguments.flag("all")))
     return 0
 
 

@@ -132,8 +132,10 @@ def _help() -> None:
 
 
 def _report(error: ElfpatchError, wants_json: bool, *, verbose: bool) -> None:
+    from elfpatch.cli.output import visible
+
     for line in error.lines():
-        _say(f"elfpatch: error: {line}" if not line.startswith(" ") else line)
+        _say(visible(f"elfpatch: error: {line}" if not line.startswith(" ") else line))
     if verbose and isinstance(error, VerifierRejected):
         _say(error.log)
     if wants_json:

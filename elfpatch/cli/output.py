@@ -6,7 +6,7 @@ from elfpatch.patch.setting import Setting, from_mapping, from_set, from_set_hex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from elfpatch.cli.options import Arguments
     from elfpatch.deploy.plan import Plan
@@ -23,6 +23,21 @@ def print_json(arguments: Arguments, body: dict[str, object]) -> None:
     import json
 
     print(json.dumps({"schema": SCHEMA, **body}, indent=2 if arguments.flag("pretty") else None))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    print("\n".join(map(visible, lines)))
+
+
+def visible(line: str) -> str:
+    """A line with control characters as escapes: values and file names must not steer a terminal or start a line."""
+    if line.isprintable():
+        return line
+    return "".join(c.encode("unicode_escape").decode() if _is_control(c) else c for c in line)
+
+
+def _is_control(c: str) -> bool:
+    return (c < " " and c != "\t") or "\x7f" <= c <= "\x9f"
 
 
 def settings(arguments: Arguments) -> list[Setting]:

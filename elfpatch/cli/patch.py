@@ -36,7 +36,7 @@ def run(arguments: options.Arguments) -> int:
     if output.wants_json(arguments):
         output.print_json(arguments, as_json(image, target))
     else:
-        print("\n".join(as_text(image, target)))
+        output.print_lines(as_text(image, target))
     return 0
 
 

@@ -30,7 +30,7 @@ def run(arguments: options.Arguments) -> int:
     if output.wants_json(arguments):
         output.print_json(arguments, as_json(plan))
     else:
-        print("\n".join(as_text(plan)))
+        output.print_lines(as_text(plan))
     return 2 if detailed and plan.changed else 0
 
 

@@ -17,7 +17,7 @@ def run(arguments: options.Arguments) -> int:
     elif not found:
         print("no deployments")
     else:
-        print("\n".join(line for one in found for line in as_text(one)))
+        output.print_lines(line for one in found for line in as_text(one))
     return 0
 
 

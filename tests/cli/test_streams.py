@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,3 +76,20 @@ def test_an_empty_word_is_no_folder(plain_cli: Cli) -> None:
     done = plain_cli.bare("status", "--state-dir", "")
     assert done.code == 64
     assert "--state-dir needs DIR" in done.err
+
+
+def test_control_characters_are_escaped_for_people_and_kept_in_bytes(plain_cli: Cli, tmp_path: Path) -> None:
+    done = plain_cli("inspect", str(tmp_path / "two\nlines\x1b[31m"))
+    assert done.code == 66
+    assert "two\\nlines\\x1b[31m" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_text_with_control_characters(plain_cli: Cli, tmp_path: Path, compiled: Callable[..., str]) -> None:
+    template = compiled(
+        'CONFIG char name[16];\nSEC("tc") int p(struct __sk_buff *skb) { return name[0]; }', name="name"
+    )
+    words = ("--set", "name=a\x1b[2J\nb", "-o", str(tmp_path / "out.o"), template)
+    assert "a\\x1b[2J\\nb" in plain_cli.ok("patch", *words).out
+    assert plain_cli.ok("patch", "-j", *words).json["changes"][0]["new"] == "a\x1b[2J\nb"
+    assert b"a\x1b[2J\nb\0" in (tmp_path / "out.o").read_bytes()

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,19 @@ NOT_LINKS = ["tc ingress", "xdp netlink"]
 EXCLUSIVE = ["xdp", "xdp skb", "xdp netlink", "xdp skb netlink", "tc ingress"]
 # Return values under which traffic passes
 PASSING = {"xdp": XDP_PASS, "tcx": TC_NEXT, "tc": -1, "cgroup": 1}
+
+
+def links() -> list[dict[str, Any]]:
+    """All links as bpftool sees them. It gives up when one goes away while it counts them, whoever's that was."""
+    for attempt in range(10):
+        try:
+            found: list[dict[str, Any]] = json.loads(command("bpftool", "-j", "link", "show"))
+            return found
+        except AssertionError:
+            if attempt == 9:
+                raise
+            time.sleep(0.1)
+    raise AssertionError("not reached")
 
 
 class Loaded:
@@ -106,7 +120,7 @@ class Hook:
     def _tcx_links(self) -> list[int]:
         """bpftool 7.1 lists TCX links without their interface; the kernel's fdinfo has it."""
         found = []
-        for link in json.loads(command("bpftool", "-j", "link", "show")):
+        for link in links():
             if link["prog_id"] not in (self.one.id, self.two.id, self.three.id):
                 continue
             fd = bpf.link_fd_by_id(link["id"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elfpatch.index import ARRAY, STRUCT, Index, Meta, Variable
+from elfpatch.index import ARRAY, SETTABLE, STRUCT, Index, Meta, Variable
 from elfpatch.patch.aggregate import part
 from elfpatch.patch.path import Place, elements, own_members, whole
 
@@ -20,7 +20,7 @@ def unset_required(image: Image) -> list[str]:
         return []
     found = []
     for row, variable in enumerate(index.rows(Variable)):
-        if not variable.default:
+        if not variable.default or not variable.flags & SETTABLE:  # what nobody reads is not asked for
             continue
         place = whole(index, row, variable)
         for inner in _required(index, place):

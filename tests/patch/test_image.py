@@ -277,6 +277,14 @@ def test_required_values_that_are_missing():
     assert patched(t, "must=0", "ep.ip=0x01010101", "ep.in[1].x=4").unset_required() == ["ep.in[0].x"]
 
 
+def test_a_required_variable_that_nobody_reads_is_not_asked_for():
+    b = Builder()
+    need = b.meta(required=1)
+    b.var("dead", b.int(4), meta=need, default=bytes(4), flags=0, why="unused")
+    b.var("must", b.int(4), meta=need, default=bytes(4))
+    assert patched(b.template()).unset_required() == ["must"]
+
+
 def test_a_written_object_carries_its_required_values():
     t = required_template()
     image = patched(t, "ep.ip=5", "ep.in[0].x=1", "ep.in[1].x=1", "must=3")

@@ -43,9 +43,10 @@ def run(arguments: options.Arguments) -> int:
 def write_file(path: str, data: bytes) -> None:
     """Write a file whole: a reader sees the old one or the new one. A symbolic link stays and its file is replaced; a
     device or pipe (/dev/null, /dev/stdout) is written to, never replaced. Raises Missing, NoPermission."""
-    real = os.path.realpath(path)
-    fresh = f"{os.path.dirname(real)}/.elfpatch.{os.getpid()}.{time.monotonic_ns()}"
+    fresh = ""
     try:
+        real = os.path.realpath(path)
+        fresh = f"{os.path.dirname(real)}/.elfpatch.{os.getpid()}.{time.monotonic_ns()}"
         if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             with open(path, "wb") as device:
                 device.write(data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from errno import EEXIST
 
 from elfpatch.deploy import record as rec
 from elfpatch.deploy.attach.base import prog_id_of
@@ -17,7 +18,7 @@ from elfpatch.deploy.load import Loaded, load
 from elfpatch.deploy.lock import Lock
 from elfpatch.deploy.plan import ATTACH, DETACH, SWAP, Plan, Request, make_plan, refuse_other_object
 from elfpatch.deploy.reuse import Carried, carry, is_private_prog_array, is_state, pin_path, section_digest
-from elfpatch.errors import Drifted, ElfpatchError, Missing, SyscallFailed
+from elfpatch.errors import Bug, Drifted, ElfpatchError, Missing, SyscallFailed
 from elfpatch.index import SECTION_RODATA, Map, Section
 from elfpatch.kernel import bpf, bpffs
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from elfpatch.deploy.record import Attached, Record
 
 DEFAULT_LOCK_TIMEOUT = 5.0
+_PIN_RACES = 5  # how often a pin may come and go between our look and our pin
 
 
 class Outcome:
@@ -52,9 +54,16 @@ def apply(layout: Layout, request: Request, lock_timeout: float = DEFAULT_LOCK_T
         if not plan.changed:
             assert plan.record is not None
             return Outcome(plan, plan.record)
-        carried = carry(layout, name, plan.image, plan.selection, plan.record, replace=request.replace_maps)
-        with load(plan.image, plan.selection, carried.reuse, carried.contents) as loaded:
-            return _commit(layout, plan, carried, loaded)
+        for left in reversed(range(_PIN_RACES)):
+            try:
+                carried = carry(layout, name, plan.image, plan.selection, plan.record, replace=request.replace_maps)
+                with load(plan.image, plan.selection, carried.reuse, carried.contents) as loaded:
+                    return _commit(layout, plan, carried, loaded)
+            except SyscallFailed as error:
+                # Another deployment pinned a map shared by name since we looked; nothing is swapped yet: use that one.
+                if not left or (error.operation, error.errno) != ("BPF_OBJ_PIN", EEXIST):
+                    raise
+        raise Bug("no try at loading")
 
 
 def _commit(layout: Layout, plan: Plan, carried: Carried, loaded: Loaded) -> Outcome:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from typing import Any
 
+import pytest
+
+from elfpatch.deploy import transaction
+from elfpatch.kernel import bpf
 from tests.support.cli import Cli
 
 DEFINED = """
@@ -45,3 +51,37 @@ def test_a_slot_that_the_kernel_refuses_is_named(cli: Cli, compiled: Callable[..
     assert "map calls, slot 1" in done.err
     assert "one type" in done.err
     assert cli.left() == []
+
+
+SHARED = """
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1); __type(key, __u32); __type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME); } shared SEC(".maps");
+CONFIG __u32 foo = 1;
+SEC("tc") int p(struct __sk_buff *skb) { __u32 zero = 0; return bpf_map_lookup_elem(&shared, &zero) ? foo : 0; }
+"""
+
+
+def test_a_shared_map_that_another_pins_first_is_used(
+    cli: Cli, compiled: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two first applies at once: the other one's pin appears between our look and our own pin."""
+    template = compiled(SHARED, name="shares")
+    real = transaction.load
+
+    def load_late(*arguments: Any) -> Any:
+        loaded = real(*arguments)
+        monkeypatch.setattr(transaction, "load", real)
+        cli.ok("apply", "--name", "other", template)
+        return loaded
+
+    monkeypatch.setattr(transaction, "load", load_late)
+    assert cli.ok("apply", "-j", "--name", "late", template).json["result"] == "changed"
+    used = []
+    for name in ("other", "late"):
+        fd = bpf.obj_get(cli.layout.prog(name, "p"))
+        used.append(set(bpf.prog_info(fd).map_ids))
+        os.close(fd)
+        cli.ok("detach", name)
+    assert len(used[0] & used[1]) == 1
+    assert len(used[0] | used[1]) == 3  # the shared map, and each one's own .rodata
+    os.unlink(cli.layout.shared_map("shared"))

@@ -143,6 +143,19 @@ class Problems(ElfpatchError):
         return "; ".join(str(error) for error in self.errors)
 
 
+def of_system(error: OSError, what: str, *, where: str = "", hint: str = "") -> ElfpatchError:
+    """An error of the operating system as ours: Missing, NoPermission, or BadConfiguration (a full disk, a folder in
+    the way). The system's words follow `what`."""
+    from errno import EACCES, ENOENT, ENOTDIR, EPERM, EROFS
+
+    kind: type[ElfpatchError] = BadConfiguration
+    if error.errno in (ENOENT, ENOTDIR):
+        kind = Missing
+    elif error.errno in (EACCES, EPERM, EROFS):
+        kind = NoPermission
+    return kind(f"{what}: {(error.strerror or str(error)).lower()}", where=where, hint=hint)
+
+
 def raise_all(errors: Sequence[ElfpatchError]) -> None:
     """Raise nothing for no errors, the error itself for one, `Problems` for more."""
     if len(errors) == 1:

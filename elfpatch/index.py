@@ -368,6 +368,15 @@ if TYPE_CHECKING:
 sha256 = _new_sha256()
 
 
+def _digest(rest: bytes | memoryview) -> bytes:
+    """SHA-256 of the names and storage of all fields, then of an index behind its first header. So rows of another
+    layout are never read, even when somebody forgot to count VERSION up."""
+    digest = sha256()
+    digest.update(" ".join(f"{table.__name__} {table.LAYOUT} {table.__slots__}" for table in TABLES).encode())
+    digest.update(rest)
+    return digest.digest()
+
+
 def template_digest(data: bytes | memoryview, elf_header: bytes, size: int, masks: list[Mask]) -> bytes:
     """SHA-256 of the first `size` bytes of an object with `elf_header` in place of its own and without `masks`
     (which are sorted and do not overlap)."""
@@ -401,9 +410,7 @@ class Index:
                 f"the index has format version {version}, this elfpatch reads version {VERSION}",
                 hint="upgrade elfpatch on this host" if newer else "make it anew with `elfpatch build`",
             )
-        check = sha256()
-        check.update(view[_HEAD.size :])
-        if check.digest() != digest:
+        if _digest(view[_HEAD.size :]) != digest:
             raise BadObject(
                 "the index is damaged: its digest does not match", hint="make it anew with `elfpatch build`"
             )
@@ -515,9 +522,7 @@ def encode(tables: dict[type[Row], list[Row]], *, big_endian: bool, elf_header: 
             pool,
         )
     )
-    check = sha256()
-    check.update(rest)
-    return _HEAD.pack(MAGIC, VERSION, BIG_ENDIAN if big_endian else 0, check.digest()) + rest
+    return _HEAD.pack(MAGIC, VERSION, BIG_ENDIAN if big_endian else 0, _digest(rest)) + rest
 
 
 def _stored(row: Row, pool: bytearray, strings: dict[bytes, int], pool_start: int) -> Iterator[object]:
@@ -569,10 +574,8 @@ def resealed(data: bytes) -> bytes:
         return data
     fresh = bytearray(block)
     _BODY.pack_into(fresh, _HEAD.size, digest, index.object_size, index.elf_header)
-    check = sha256()
-    check.update(memoryview(fresh)[_HEAD.size :])
     flags = BIG_ENDIAN if index.big_endian else 0
-    _HEAD.pack_into(fresh, 0, MAGIC, VERSION, flags, check.digest())
+    _HEAD.pack_into(fresh, 0, MAGIC, VERSION, flags, _digest(memoryview(fresh)[_HEAD.size :]))
     return data[: len(data) - len(fresh) - TRAILER_SIZE] + with_trailer(bytes(fresh))
 
 

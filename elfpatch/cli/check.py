@@ -7,9 +7,8 @@ from elfpatch.deploy.load import load
 from elfpatch.deploy.select import select
 from elfpatch.deploy.source import open_template
 from elfpatch.deploy.target import parse_all
-from elfpatch.errors import BadValue, raise_all
 from elfpatch.kernel import bpf
-from elfpatch.patch.image import digest, make_image
+from elfpatch.patch.image import digest, image_to_load
 from elfpatch.uapi import PROG_TYPES
 
 OPERANDS = "OBJECT"
@@ -26,8 +25,7 @@ EXAMPLES = ("elfpatch check --set foo=42 mark.o",)
 def run(arguments: options.Arguments) -> int:
     (path,) = options.operands(arguments, OPERANDS, "check")
     template = open_template(path, request.layout(arguments).cache)
-    image = make_image(template, output.settings(arguments), force=arguments.flag("force"))
-    raise_all([BadValue("it is required and not set", where=name) for name in image.unset_required()])
+    image = image_to_load(template, output.settings(arguments), force=arguments.flag("force"))
     selection = select(template.index, parse_all(arguments.all("target")))
     with load(image, selection, {}, {}) as loaded:
         found = [(wanted, bpf.prog_info(loaded.progs[row])) for row, wanted in selection.wanted.items()]

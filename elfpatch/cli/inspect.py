@@ -7,7 +7,7 @@ from elfpatch.cli import options, output, request
 from elfpatch.deploy.source import open_template
 from elfpatch.patch.describe import type_text
 from elfpatch.patch.path import Place, leaves
-from elfpatch.patch.value import show
+from elfpatch.patch.value import brief, show
 from elfpatch.uapi import ATTACH_TYPES, MAP_TYPES, PROG_TYPES
 
 TYPE_CHECKING = False
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from elfpatch.patch.image import Template
+
+_LARGE = 4096  # of what has more bytes, inspect shows the size only
 
 OPERANDS = "OBJECT"
 OPTIONS = (
@@ -70,8 +72,8 @@ def as_json(template: Template) -> dict[str, object]:
                 "path": place.path,
                 "type": _type(template, place),
                 "size": place.size,
-                "default": show(index, place, raw),
-                "bytes": template.held(place).hex(),
+                "default": show(index, place, raw) if place.size <= _LARGE else None,
+                "bytes": template.held(place).hex() if place.size <= _LARGE else None,
                 "section": template.section(place.section).name,
                 "section_offset": place.offset,
                 "settable": not entry.why_not,
@@ -189,12 +191,11 @@ def _row(template: Template, place: Place) -> tuple[str, str, str, str, str, str
         said.append(f"in {meta.unit}")
     if place.format:
         said.append(place.format)
-    held = template.held(place).hex()
     return (
         place.path,
         _type(template, place),
-        _cut(show(template.index, place, template.raw(place))),
-        _cut(held),
+        _cut(brief(template.index, place, template.raw(place))),
+        _cut(template.held(place).hex()) if place.size <= _LARGE else "",
         f"{template.section(place.section).name}+{place.offset:#x}",
         "; ".join(said),
     )

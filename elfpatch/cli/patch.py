@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from elfpatch.cli import options, output, request
 from elfpatch.deploy.source import open_template
-from elfpatch.errors import Missing, NoPermission, UsageError
+from elfpatch.errors import UsageError, of_system
 from elfpatch.index import resealed
 from elfpatch.patch.image import Image, digest, make_image, written
 
@@ -31,8 +32,11 @@ def run(arguments: options.Arguments) -> int:
         raise UsageError("patch needs -o FILE", hint="usage: elfpatch patch --set PATH=VALUE -o FILE OBJECT")
     template = open_template(path, request.layout(arguments).cache)
     image = make_image(template, output.settings(arguments), force=arguments.flag("force"))
-    data = written(image)
-    write_file(target, resealed(data) if arguments.flag("force") else data)
+    plain = written(image)
+    data = resealed(plain) if arguments.flag("force") else plain
+    write_file(target, data)
+    if data != plain:
+        print("elfpatch: note: bytes that are not settable were forced: the index was sealed anew", file=sys.stderr)
     if output.wants_json(arguments):
         output.print_json(arguments, as_json(image, target))
     else:
@@ -42,7 +46,7 @@ def run(arguments: options.Arguments) -> int:
 
 def write_file(path: str, data: bytes) -> None:
     """Write a file whole: a reader sees the old one or the new one. A symbolic link stays and its file is replaced; a
-    device or pipe (/dev/null, /dev/stdout) is written to, never replaced. Raises Missing, NoPermission."""
+    device or pipe (/dev/null, /dev/stdout) is written to, never replaced. Raises what `of_system` makes of an OSError."""
     fresh = ""
     try:
         real = os.path.realpath(path)
@@ -61,8 +65,7 @@ def write_file(path: str, data: bytes) -> None:
             os.unlink(fresh)
         except OSError:
             pass
-        kind = Missing if isinstance(error, FileNotFoundError) else NoPermission
-        raise kind(f"cannot write it: {(error.strerror or '').lower()}", where=path) from None
+        raise of_system(error, "cannot write it", where=path) from None
 
 
 def as_json(image: Image, target: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ import os
 import time
 from errno import EACCES, EAGAIN
 
-from elfpatch.errors import LockBusy, NoPermission
+from elfpatch.errors import LockBusy, of_system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Lock:
         except FileNotFoundError:  # another process removed the empty state folder meanwhile
             return False
         except OSError as error:
-            raise NoPermission(f"cannot open the lock {path}: {error.strerror}", hint="run as root") from None
+            raise of_system(error, "cannot open the lock", where=path, hint="see --state-dir") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(fd), os.stat(path)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from elfpatch.errors import NoPermission, UsageError
+from elfpatch.errors import UsageError, of_system
 from elfpatch.index import sha256
 
 TYPE_CHECKING = False
@@ -101,6 +101,6 @@ class Layout:
             os.makedirs(self.state, 0o700, exist_ok=True)
             return True
         except OSError as error:
-            raise NoPermission(
-                f"cannot make the state folder {self.state}: {error.strerror}", hint="run as root, or give --state-dir"
+            raise of_system(
+                error, f"cannot make the state folder {self.state}", hint="run as root, or give --state-dir"
             ) from None

@@ -16,7 +16,7 @@ from elfpatch.deploy.select import select
 from elfpatch.deploy.source import open_template, stem_of
 from elfpatch.deploy.target import parse, parse_all
 from elfpatch.errors import BadConfiguration, BadValue, Drifted, NoPermission, raise_all
-from elfpatch.patch.image import digest, make_image
+from elfpatch.patch.image import digest, image_to_load
 from elfpatch.patch.setting import from_set
 
 TYPE_CHECKING = False
@@ -160,8 +160,7 @@ def make_plan(layout: Layout, request: Request, *, may_look: bool = True) -> Pla
     name = request.deployment
     record = rec.read(layout, name)
     template = open_template(request.object, layout.cache)
-    image = make_image(template, _settings(request, record), force=request.force)
-    _require_set(image)
+    image = image_to_load(template, _settings(request, record), force=request.force)
     targets = parse_all(request.targets)
     if not targets and record is not None:
         targets = [parse(one.target) for one in record.attached]
@@ -181,15 +180,6 @@ def _settings(request: Request, record: Record | None) -> list[Setting]:
     if request.reuse_values and record is not None:
         before = [from_set(f"{path}={text}", level=-1) for path, text in record.settings]
     return [*before, *request.settings]
-
-
-def _require_set(image: Image) -> None:
-    raise_all(
-        [
-            BadValue("it is required and not set", where=path, hint=f"give --set {path}=VALUE")
-            for path in image.unset_required()
-        ]
-    )
 
 
 def _steps(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from elfpatch.errors import BadConfiguration, NoPermission
+from elfpatch.errors import BadConfiguration, NoPermission, of_system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def write(layout: Layout, record: Record) -> None:
             os.unlink(fresh)
         except OSError:
             pass
-        raise NoPermission(f"cannot write the record: {error.strerror}", where=path) from None
+        raise of_system(error, "cannot write the record", where=path) from None
 
 
 def unpinned(layout: Layout, record: Record) -> list[str]:

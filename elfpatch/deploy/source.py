@@ -94,13 +94,24 @@ def _foreign(data: bytes, stem: str, cache: str) -> bytes | memoryview:
 
 
 def _cached(data: bytes, stem: str, cache: str) -> str:
-    """Where the index of these bytes is kept: every input of the compiler is in the key."""
+    """Where the index of these bytes is kept: every input is in the key, the compiler itself included."""
     from elfpatch import __version__
 
     key = ix.sha256()
     key.update(f"{__version__} {ix.VERSION} {stem}\0".encode("utf-8", "surrogateescape"))
+    for name in _compiler_files(f"{os.path.dirname(ix.__file__)}/template"):
+        with open(name, "rb") as file:
+            key.update(file.read())
     key.update(data)
     return f"{cache}/{key.hexdigest()}"
+
+
+def _compiler_files(folder: str) -> list[str]:
+    """The sources of the template wing; none where it is not in a folder (a zip archive), which has a version only."""
+    try:
+        return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if name.endswith(".py")]
+    except OSError:
+        return []
 
 
 def _keep(path: str, block: bytes) -> None:

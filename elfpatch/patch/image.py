@@ -6,7 +6,7 @@ the others, so that an untouched `.bss` of 16 MB costs nothing.
 
 from __future__ import annotations
 
-from elfpatch.errors import BadValue, raise_all
+from elfpatch.errors import BadValue, Problems, raise_all
 from elfpatch.index import Index, Mask, Section, sha256
 from elfpatch.patch.bits import read_bits, write_bits
 from elfpatch.patch.claims import Claim, check_claims, outermost
@@ -186,6 +186,28 @@ def make_image(template: Template, settings: Sequence[Setting], *, force: bool =
     for place, value in writes:
         _write(template, patched, place, value)
     return Image(template, outermost([place for place, _ in writes]), patched)
+
+
+def image_to_load(template: Template, settings: Sequence[Setting], *, force: bool = False) -> Image:
+    """`make_image`, for a load: what is *required* must be set, too. Raises BadValue, or Problems with all of them."""
+    try:
+        image = make_image(template, settings, force=force)
+    except (BadValue, Problems) as error:
+        told = error.errors if isinstance(error, Problems) else [error]
+        given = tuple(setting.path for setting in settings)
+        raise_all([*told, *_unset(make_image(template, ()), given)])
+        raise
+    raise_all(_unset(image, ()))
+    return image
+
+
+def _unset(image: Image, given: tuple[str, ...]) -> list[BadValue]:
+    """An error for each required place that is not set, those aside that a path of `given` names or contains."""
+    return [
+        BadValue("it is required and not set", where=path, hint=f"give --set {path}=VALUE")
+        for path in image.unset_required()
+        if not any(path == one or path.startswith((f"{one}.", f"{one}[")) for one in given)
+    ]
 
 
 def written(image: Image) -> bytes:

@@ -151,7 +151,7 @@ def test_all_bad_values_are_reported_at_once(plain_cli: Cli) -> None:
     assert_refused(done, 65)
     for value in values:
         assert f"--set {value}: " in done.err
-    assert len(done.err.strip().split("\n")) == len(values)
+    assert len(done.err.strip().split("\n")) == len(values)  # ep.ip4, which is required, was given, if badly
     assert "did you mean ep?" in done.err
     assert plain_cli.left() == []
 
@@ -178,6 +178,26 @@ def test_values(plain_cli: Cli, tmp_path: Path, values: list[str], said: str) ->
         assert_refused(plain_cli(*verb, *words, MARK), 65, said)
     assert not out.exists()
     assert plain_cli.left() == []
+
+
+def test_what_is_required_is_reported_with_the_rest(plain_cli: Cli) -> None:
+    for verb in ("apply", "plan", "check"):
+        done = plain_cli(verb, "--set", "ep.mac=zz", ENDPOINT)
+        assert_refused(done, 65, "--set ep.mac=zz", "ep.ip4: it is required")
+    assert "required" not in plain_cli("patch", "-o", "/dev/null", "--set", "ep.mac=zz", ENDPOINT).err
+
+
+def test_a_full_disk_is_not_called_a_permission(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from elfpatch.deploy import record
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(record.os, "write", full)
+    assert_refused(cli("apply", "--set", "foo=1", MARK), 78, "no space left")
+    monkeypatch.undo()
+    assert cli.left() == []
+    assert held() == []
 
 
 def test_a_required_variable_never_loads_unset(cli: Cli) -> None:

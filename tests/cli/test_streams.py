@@ -67,8 +67,8 @@ def small(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_leaves_nothing(bpffs: str, small: Path) -> None:
     cli = Cli(small / "state", Path(bpffs))
     done = cli("apply", MARK)
-    assert done.code == 77
-    assert "No space left on device" in done.err
+    assert done.code == 78
+    assert "no space left on device" in done.err
     assert cli.left() == []
 
 

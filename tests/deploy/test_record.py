@@ -71,7 +71,7 @@ def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytes
 
     record.generation = 7
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(Exception, match="No space left"):
+    with pytest.raises(Exception, match="no space left"):
         rec.write(layout, record)
     monkeypatch.undo()
     found = rec.read(layout, "one")

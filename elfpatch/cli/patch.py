@@ -46,7 +46,7 @@ def run(arguments: options.Arguments) -> int:
 
 def write_file(path: str, data: bytes) -> None:
     """Write a file whole: a reader sees the old one or the new one. A symbolic link stays and its file is replaced; a
-    device or pipe (/dev/null, /dev/stdout) is written to, never replaced. Raises what `of_system` makes of an OSError."""
+    device or pipe (/dev/null, /dev/stdout) is written to, never replaced. Raises what `of_system` makes of OSError."""
     fresh = ""
     try:
         real = os.path.realpath(path)

@@ -28,7 +28,13 @@ def start(venv: Path, *words: str) -> subprocess.Popen[str]:
         text=True,
         cwd=ROOT,
         start_new_session=True,
+        # A shell starts what runs in its background with SIGINT ignored, and that is inherited.
+        preexec_fn=_take_interrupts,
     )
+
+
+def _take_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_the_demo_shows_no_packet_that_saw_neither_program(venv: Path) -> None:

@@ -19,22 +19,19 @@ pytestmark = pytest.mark.root
 
 
 def start(venv: Path, *words: str) -> subprocess.Popen[str]:
-    """A module of scripts/, run from the tree with the installed wheel beside it."""
+    """A module of scripts/, run from the tree with the installed wheel beside it.
+
+    A shell starts what runs in its background with SIGINT ignored, and that is inherited: `env` undoes it.
+    """
     return subprocess.Popen(
-        [str(venv / "bin" / "python"), "-m", *words],
+        ["env", "--default-signal=INT", str(venv / "bin" / "python"), "-m", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,
         cwd=ROOT,
         start_new_session=True,
-        # A shell starts what runs in its background with SIGINT ignored, and that is inherited.
-        preexec_fn=_take_interrupts,
     )
-
-
-def _take_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_the_demo_shows_no_packet_that_saw_neither_program(venv: Path) -> None:

@@ -60,7 +60,11 @@ class NetNs:
 
     def create(self) -> NetNs:
         command("ip", "netns", "add", self.name)
-        self.ip("link", "set", "lo", "up")
+        try:
+            self.ip("link", "set", "lo", "up")
+        except BaseException:
+            self.remove()
+            raise
         return self
 
     def remove(self) -> None:

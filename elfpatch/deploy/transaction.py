@@ -85,7 +85,8 @@ def _commit(layout: Layout, plan: Plan, carried: Carried, loaded: Loaded) -> Out
         for step in plan.steps:
             if step.action in (ATTACH, SWAP):
                 _swap_one(step, loaded.progs[step.program], record, done)
-        gone = [step for step in plan.steps if step.action == DETACH]
+        # A target that is given up stays in the record until it is off: a crash or a failure must not orphan it.
+        record.attached += [step.old for step in plan.steps if step.action == DETACH and step.old is not None]
         rec.write(layout, record)
         pins.settle()
     except BaseException as error:
@@ -93,13 +94,12 @@ def _commit(layout: Layout, plan: Plan, carried: Carried, loaded: Loaded) -> Out
         pins.drop()
         _restore(layout, plan, fresh=fresh)
         raise
-    outcome.new_ids = {one.target: one.prog_id for one in record.attached}
     for _, old_fd in done:
         if old_fd >= 0:
             os.close(old_fd)
     _remove_old_programs(layout, record)
-    for step in gone:
-        _detach_one(step, plan.record, outcome.notes)
+    _detach_given_up(layout, plan, record, outcome.notes)
+    outcome.new_ids = {one.target: one.prog_id for one in record.attached}
     return outcome
 
 
@@ -270,13 +270,19 @@ def _remove_old_programs(layout: Layout, record: Record) -> None:
             bpffs.unpin(f"{folder}/{entry}")
 
 
-def _detach_one(step: Step, record: Record | None, notes: list[str]) -> None:
-    assert step.old is not None
-    known = record.known_ids() if record else []
-    try:
-        step.adapter.detach(step.target, step.pin, step.old.details, known)
-    except ElfpatchError as error:
-        notes.append(f"{step.target.text} was not detached: {error}")
+def _detach_given_up(layout: Layout, plan: Plan, record: Record, notes: list[str]) -> None:
+    """Take the program off the targets that are no longer wanted. One that fails is told, and stays in the record."""
+    given_up = [step for step in plan.steps if step.action == DETACH]
+    known = plan.record.known_ids() if plan.record else []
+    for step in given_up:
+        assert step.old is not None
+        try:
+            step.adapter.detach(step.target, step.pin, step.old.details, known)
+            record.attached.remove(step.old)
+        except ElfpatchError as error:
+            notes.append(f"{step.target.text} was not detached: {error}; the next apply tries again")
+    if given_up:
+        rec.write(layout, record)
 
 
 def detach(layout: Layout, name: str, lock_timeout: float = DEFAULT_LOCK_TIMEOUT) -> Record:

@@ -147,6 +147,26 @@ def test_targets_are_added_kept_and_given_up(cli: Cli, net: VethPair, compiled: 
     assert "xdp" not in links[0]
 
 
+def test_a_target_that_cannot_be_given_up_stays_known(cli: Cli, net: VethPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    from elfpatch.deploy.attach.link import LinkAdapter
+
+    def stuck(*_: object) -> None:
+        raise SyscallFailed("BPF_LINK_DETACH", 5)
+
+    targets = ["--target", at(net), "--target", at(net, where=":egress")]
+    cli.ok("apply", "--set", "foo=1", *targets, MARK)
+    monkeypatch.setattr(LinkAdapter, "detach", stuck)
+    done = cli.ok("apply", "--set", "foo=2", *targets[:2], MARK)
+    assert "was not detached" in done.err
+    monkeypatch.undo()
+    known = [one["target"] for one in cli("status", "-j").json["deployments"][0]["targets"]]
+    assert known == [at(net), at(net, where=":egress")]
+    done = cli.ok("apply", "-j", "--set", "foo=2", *targets[:2], MARK)
+    assert sorted(one["action"] for one in done.json["targets"]) == ["detach", "swap"]
+    cli.ok("detach", "mark")
+    assert cli.left() == []
+
+
 def test_maps_and_globals_keep_their_state(cli: Cli, compiled: Callable[..., str]) -> None:
     path = compiled(TWO_PROGRAMS, "-DENTRIES=1")
     cli.ok("apply", "--name", "s", path)

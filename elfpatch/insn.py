@@ -9,10 +9,28 @@ SIZE = 8
 LD_IMM64 = 0x18  # two slots; the second has opcode 0
 CALL = 0x85
 
+# What elfpatch writes
+JA, JA32 = 0x05, 0x06
+JEQ_IMM, JNE_IMM, JLT_IMM, JGE_IMM = 0x15, 0x55, 0xA5, 0x35
+MOV32_IMM, MOV64_IMM, MOV64_REG = 0xB4, 0xB7, 0xBF
+
 # src_reg of LD_IMM64
 PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_BTF_ID, PSEUDO_FUNC = 1, 2, 3, 4
 # src_reg of CALL
 PSEUDO_CALL, PSEUDO_KFUNC_CALL = 1, 2
+# src_reg of LD_IMM64 in a program that the kernel gets together with an array of map fds
+PSEUDO_MAP_IDX, PSEUDO_MAP_IDX_VALUE = 5, 6
+
+# bits 0-2 of an opcode
+CLASS_LD, CLASS_LDX, CLASS_ST, CLASS_STX, CLASS_ALU, CLASS_JMP, CLASS_JMP32, CLASS_ALU64 = range(8)
+# bits 5-7 of a load or store
+MODE_IMM, MODE_ABS, MODE_IND, MODE_MEM, MODE_MEMSX, MODE_ATOMIC = 0x00, 0x20, 0x40, 0x60, 0x80, 0xC0
+# bit 3 of an arithmetic instruction or jump: the operand is src, not imm; for END: big-endian
+SOURCE_REG = 0x08
+
+# imm of an atomic instruction; each of the first four also with FETCH
+ATOMIC_ADD, ATOMIC_OR, ATOMIC_AND, ATOMIC_XOR, ATOMIC_FETCH = 0x00, 0x40, 0x50, 0xA0, 0x01
+ATOMIC_XCHG, ATOMIC_CMPXCHG, ATOMIC_LOAD_ACQUIRE, ATOMIC_STORE_RELEASE = 0xE1, 0xF1, 0x100, 0x110
 
 
 class Insn:

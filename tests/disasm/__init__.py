@@ -1,0 +1,1 @@
+"""The printer of instructions against llvm-objdump, the kernel and capstone."""

@@ -81,6 +81,62 @@
 #define CONFIG_PORT CONFIG_TAG("format=port")
 #define CONFIG_FLAGS CONFIG_TAG("format=flags")
 
+/*
+ * Immediates: variables whose value is in the instructions that read it, with no map behind it.
+ *
+ *	IMMEDIATE __u32 identity			// a scalar:	--set identity=7
+ *		CONFIG_DESC("who sent it") = IDENTITY_DEFAULT;
+ *	IMMEDIATE struct endpoint ep			// a struct:	--set ep.ip4=10.0.0.5
+ *		CONFIG_DESC("the endpoint behind this interface") = { EP_DEFAULT };
+ *
+ *	skb->mark = immediate(identity);		// whatever is a scalar, in a place that is a constant
+ *	if (port == immediate(ports[2]) || sender == immediate(ep.ip4))
+ *		low = immediate_at(__u64, ep.ip6, 0);	// eight bytes at once, from the first on
+ *
+ * A read is one LD_IMM64 with a relocation against the variable, as if it loaded its address. elfpatch writes the value
+ * into both imm fields, zero-extended, and removes the relocation. Until then the program computes with the address, so
+ * an object with immediates is of use only to elfpatch, or once `elfpatch patch` has written it. The instruction bears
+ * a local label, `__imm.<bytes>.<number>`. A read is not volatile: what is not needed costs no instruction.
+ *
+ * (An address that C computes with would do for simple cases, but not for all: the compiler knows of an address that it
+ * is aligned and never 0, and decides comparisons by that.)
+ *
+ * No variable may have a name that means something in LLVM's assembly: r0 to r10, w0 to w10, s.
+ */
+#ifdef ELFPATCH_CONSTANTS
+
+#define IMMEDIATE CONFIG
+#define immediate(place) (place)
+#define immediate_at(type, variable, offset) ({					\
+	type value_;								\
+	__builtin_memcpy(&value_, (const char *)&(variable) + (offset), sizeof(value_)); \
+	value_; })
+
+#else
+
+#define IMMEDIATE const volatile CONFIG_TAG("immediate")
+#define immediate(place) IMMEDIATE_LOAD(__typeof__(place), &(place))
+#define immediate_at(type, variable, offset) IMMEDIATE_LOAD(type, (const volatile char *)&(variable) + (offset))
+
+/* The modifier c matters: without it LLVM prints the symbol but not the offset, and every member would be the first. */
+#ifdef __clang__
+#define IMMEDIATE_INSN "%[read_] = %c[address_] ll"
+#define IMMEDIATE_KNOWN(truth) __builtin_assume(truth)
+#else
+#define IMMEDIATE_INSN "lddw %[read_], %c[address_]"
+#define IMMEDIATE_KNOWN(truth) ({ if (!(truth)) __builtin_unreachable(); })
+#endif
+
+/* Told that the value has no more bits than its type, the compiler does not mask it. */
+#define IMMEDIATE_LOAD(type, address) ({					\
+	unsigned long long read_;						\
+	asm("__imm.%c[bytes_].%=:\n\t" IMMEDIATE_INSN				\
+	    : [read_] "=r"(read_) : [address_] "i"(address), [bytes_] "i"(sizeof(type))); \
+	IMMEDIATE_KNOWN(!(read_ >> (8 * sizeof(type) - 1) >> 1));		\
+	(type)read_; })
+
+#endif
+
 /* NAME_DEFAULT may override a designator of the template's own initializer: that is what it is for. */
 #ifdef __clang__
 #pragma clang diagnostic ignored "-Winitializer-overrides"

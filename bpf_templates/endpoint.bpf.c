@@ -11,7 +11,8 @@
  *  2. Policy. The destination port must be one of `ep.policy.ports`; `ep.policy.mode` says whether that is enforced.
  *  3. What passes gets `ep.id` as its mark, so that hooks behind this one know who sent it.
  *
- * The filter keeps no state: each packet is judged alone. `counters` holds packets and bytes per verdict.
+ * The filter keeps no state: each packet is judged alone. `counters` holds packets and bytes per verdict. By static keys,
+ * `events` tells of every packet (`debug`) or of every one that is dropped (`notify_drops`).
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
@@ -28,8 +29,11 @@
 
 #include "config.h"
 #include "counters.h"
+#include "events.h"
+#include "static_key.h"
 
 #define PORTS 16
+#define EVENTS_BYTES 65536
 
 /* --- configuration --- */
 
@@ -72,6 +76,25 @@ struct endpoint {
 CONFIG struct endpoint ep
 	CONFIG_DESC("the endpoint whose packets are judged") = { EP_DEFAULT };
 
+#ifndef ACCOUNTING_DEFAULT
+#define ACCOUNTING_DEFAULT 1
+#endif
+#ifndef DEBUG_DEFAULT
+#define DEBUG_DEFAULT 0
+#endif
+#ifndef NOTIFY_DROPS_DEFAULT
+#define NOTIFY_DROPS_DEFAULT 0
+#endif
+
+static DEFINE_STATIC_KEY(accounting, ACCOUNTING_DEFAULT,
+	CONFIG_DESC("count packets and bytes per verdict"));
+
+static DEFINE_STATIC_KEY(debug, DEBUG_DEFAULT,
+	CONFIG_DESC("an event for every packet"));
+
+static DEFINE_STATIC_KEY(notify_drops, NOTIFY_DROPS_DEFAULT,
+	CONFIG_DESC("an event for every packet that is dropped"));
+
 /* --- verdicts --- */
 
 enum verdict {
@@ -89,6 +112,7 @@ enum verdict {
 };
 
 COUNTERS(VERDICTS);
+EVENTS(EVENTS_BYTES);
 
 /* --- what the endpoint may call its own --- */
 
@@ -370,15 +394,38 @@ static __always_inline enum verdict judge(struct __sk_buff *skb)
 	return ep.policy.mode == POLICY_DISABLED || ep.policy.other ? PASSED : DENIED_PROTOCOL;
 }
 
+static __always_inline void report(struct __sk_buff *skb, enum verdict verdict)
+{
+	struct event *event = event_start(&events, ep.id, skb->ifindex, skb->len, verdict);
+	__u32 length = skb->len;
+
+	if (!event)
+		return;
+	if (length > sizeof(event->head))
+		length = sizeof(event->head);
+	/* The helper takes no length of 0, and the verifier wants to see that it never gets one. */
+	if (length)
+		bpf_skb_load_bytes(skb, 0, event->head, length);
+	bpf_ringbuf_submit(event, 0);
+}
+
 SEC("tc")
 int endpoint(struct __sk_buff *skb)
 {
 	enum verdict verdict = judge(skb);
+	bool dropped;
 
 	if ((verdict == DENIED_PORT || verdict == DENIED_PROTOCOL) && ep.policy.mode == POLICY_AUDIT)
 		verdict = AUDITED;
-	count(&counters, verdict, skb->len);
-	if (verdict != PASSED && verdict != AUDITED)
+	dropped = verdict != PASSED && verdict != AUDITED;
+	if (static_branch_likely(&accounting))
+		count(&counters, verdict, skb->len);
+	/* Never two events for one packet. */
+	if (static_branch_unlikely(&debug))
+		report(skb, verdict);
+	else if (dropped && static_branch_unlikely(&notify_drops))
+		report(skb, verdict);
+	if (dropped)
 		return TC_ACT_SHOT;
 	if (ep.id)
 		skb->mark = ep.id;

@@ -8,6 +8,9 @@
  *
  * Looks through up to two VLAN tags. `counters` holds packets and bytes per verdict; with `dry_run` they are the only
  * effect. The maps carry state: they outlive a change of configuration.
+ *
+ * Static keys take out what is not wanted: `rate_limit` the buckets, `ipv6` all that is about IPv6, which then passes
+ * unjudged. `sampling` puts in what usually is not: one packet in `sample_one_in` is shown to the reader of `events`.
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
@@ -20,9 +23,12 @@
 
 #include "config.h"
 #include "counters.h"
+#include "events.h"
+#include "static_key.h"
 
 #define DENIED_MAX 65536
 #define SOURCES_MAX 65536
+#define EVENTS_BYTES 262144
 #define SECOND 1000000000ULL
 
 /* --- configuration --- */
@@ -58,6 +64,32 @@ CONFIG struct limits limits
 
 CONFIG _Bool dry_run
 	CONFIG_DESC("count what would be dropped, but drop nothing") = DRY_RUN_DEFAULT;
+
+#ifndef SAMPLE_ONE_IN_DEFAULT
+#define SAMPLE_ONE_IN_DEFAULT 1000
+#endif
+#ifndef SAMPLING_DEFAULT
+#define SAMPLING_DEFAULT 0
+#endif
+#ifndef RATE_LIMIT_DEFAULT
+#define RATE_LIMIT_DEFAULT 1
+#endif
+#ifndef IPV6_DEFAULT
+#define IPV6_DEFAULT 1
+#endif
+
+CONFIG __u32 sample_one_in
+	CONFIG_DESC("with the key sampling: one packet in so many, chosen at random, gives an event")
+	CONFIG_UNIT("packets") CONFIG_MIN(1) = SAMPLE_ONE_IN_DEFAULT;
+
+static DEFINE_STATIC_KEY(sampling, SAMPLING_DEFAULT,
+	CONFIG_DESC("events for some of the packets"));
+
+static DEFINE_STATIC_KEY(rate_limit, RATE_LIMIT_DEFAULT,
+	CONFIG_DESC("a token bucket for each source; off: `limits` has no effect"));
+
+static DEFINE_STATIC_KEY(ipv6, IPV6_DEFAULT,
+	CONFIG_DESC("IPv6 is judged; off: it passes like what is no IP"));
 
 /* --- maps --- */
 
@@ -108,7 +140,7 @@ struct {
 
 enum verdict {
 	PASSED,
-	NOT_IP,			/* passed: neither IPv4 nor IPv6 */
+	NOT_IP,			/* passed: neither IPv4 nor IPv6, or IPv6 with its key off */
 	DENIED,
 	LIMITED,
 	MALFORMED,
@@ -116,6 +148,7 @@ enum verdict {
 };
 
 COUNTERS(VERDICTS);
+EVENTS(EVENTS_BYTES);
 
 /* --- token bucket --- */
 
@@ -134,7 +167,7 @@ static __always_inline bool within_limits(const struct source *source)
 	__u64 *bucket;
 	int i;
 
-	if (!limits.pps)
+	if (!static_branch_likely(&rate_limit) || !limits.pps)
 		return true;
 	interval = SECOND / limits.pps;
 	depth = interval * (limits.burst - 1);
@@ -230,12 +263,37 @@ static __always_inline enum verdict judge(void *at, void *end)
 	}
 	if (protocol == bpf_htons(ETH_P_IP))
 		return judge_ip4(at, end);
-	if (protocol == bpf_htons(ETH_P_IPV6))
+	if (protocol == bpf_htons(ETH_P_IPV6) && static_branch_likely(&ipv6))
 		return judge_ip6(at, end);
 	/* A third tag is no protocol of its own but a way around the first two: it is not let through as one. */
 	if (protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD))
 		return MALFORMED;
 	return NOT_IP;
+}
+
+/* --- samples --- */
+
+static __always_inline void sample(struct xdp_md *ctx, __u64 length, enum verdict verdict)
+{
+	struct event *event;
+
+	/* A random number of 0 to sample_one_in - 1. */
+	if ((__u64)bpf_get_prandom_u32() * sample_one_in >> 32)
+		return;
+	event = event_start(&events, 0, ctx->ingress_ifindex, length, verdict);
+	if (!event)
+		return;
+	/*
+	 * What the verifier has learnt of the length must be of the register that the helper gets: without the barrier, and
+	 * with 32 bits, compilers of old instruction sets check one copy and pass another.
+	 */
+	barrier_var(length);
+	if (length > sizeof(event->head))
+		length = sizeof(event->head);
+	/* Since Linux 5.18; an older kernel takes the program as long as the key is off. */
+	if (length)
+		bpf_xdp_load_bytes(ctx, 0, event->head, length);
+	bpf_ringbuf_submit(event, 0);
 }
 
 SEC("xdp")
@@ -244,8 +302,11 @@ int xdp_filter(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	enum verdict verdict = judge(data, end);
+	__u64 length = end - data;
 
-	count(&counters, verdict, end - data);
+	count(&counters, verdict, length);
+	if (static_branch_unlikely(&sampling))
+		sample(ctx, length, verdict);
 	return verdict == PASSED || verdict == NOT_IP || dry_run ? XDP_PASS : XDP_DROP;
 }
 

@@ -11,7 +11,8 @@
  *
  * LB_ENCAPSULATE wraps the packet into IPv4 (protocol 4) to the backend, which may be anywhere; LB_REDIRECT changes only
  * the Ethernet addresses, for a backend in the same segment. Both leave the packet to the VIP as it is: the backend
- * has the VIP on a loopback (for LB_ENCAPSULATE also a tunnel of kind ipip), and answers the client directly.
+ * has the VIP on a loopback (for LB_ENCAPSULATE also a tunnel of kind ipip), and answers the client directly. With the
+ * static key `encap` off, nothing is wrapped, whatever `service.forward` says, and no code for it is left.
  *
  * ICMP errors about a flow (path MTU discovery lives on them) go to the backend of that flow. All else passes.
  */
@@ -25,6 +26,7 @@
 
 #include "config.h"
 #include "counters.h"
+#include "static_key.h"
 
 #define BACKENDS 16
 #define AF_INET 2 /* <sys/socket.h> needs a libc */
@@ -90,6 +92,13 @@ CONFIG struct service service
 
 CONFIG struct backend backends[BACKENDS]
 	CONFIG_DESC("where it goes") = { BACKENDS_DEFAULT };
+
+#ifndef ENCAP_DEFAULT
+#define ENCAP_DEFAULT 1
+#endif
+
+static DEFINE_STATIC_KEY(encap, ENCAP_DEFAULT,
+	CONFIG_DESC("LB_ENCAPSULATE is obeyed; off: all packets are forwarded as by LB_REDIRECT"));
 
 enum verdict {
 	PASSED,			/* not for the service */
@@ -339,7 +348,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct iphdr *ip
 {
 	__u32 chosen = choose(hash);
 	__u32 length = bpf_ntohs(ip->tot_len);
-	bool wrap = service.forward == LB_ENCAPSULATE;
+	bool wrap = static_branch_likely(&encap) && service.forward == LB_ENCAPSULATE;
 
 	if (chosen >= BACKENDS)
 		return NO_BACKEND;

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x7fEPIDX\r\n"
 TRAILER_MAGIC = b"EPIDXEND"
-VERSION = 1
+VERSION = 2
 BIG_ENDIAN = 1  # header flag: the object is big-endian
 
 ELF_HEADER_SIZE = 64
@@ -71,7 +71,9 @@ class Row:
 
 # --- sections and variables -------------------------------------------------------------------------------------
 
-SECTION_DATA, SECTION_RODATA, SECTION_BSS, SECTION_KCONFIG = range(4)
+# SECTION_KEYS holds the words of static keys and SECTION_SITES has none of its own: a word there is what the branch
+# sites of its key say (1: on). No map carries either.
+SECTION_DATA, SECTION_RODATA, SECTION_BSS, SECTION_KCONFIG, SECTION_KEYS, SECTION_SITES = range(6)
 
 
 class Section(Row):
@@ -83,15 +85,19 @@ class Section(Row):
     kind: int
     file_offset: int
     size: int
-    has_bytes: int  # 0 for .bss (SHT_NOBITS)
-    map: int  # row in MAPS
+    has_bytes: int  # 0 for .bss (SHT_NOBITS) and SECTION_SITES
+    map: int  # row in MAPS, -1: none
 
 
-SETTABLE, VOLATILE, CONST, LIVE, STATIC = 1, 2, 4, 8, 16
+SETTABLE, VOLATILE, CONST, LIVE, STATIC, KEY, IMMEDIATE = 1, 2, 4, 8, 16, 32, 64
 
 
 class Variable(Row):
-    """A global. `why_not` says why it is not settable; `default` holds its initial bytes when it is *required*."""
+    """A global. `why_not` says why it is not settable; `default` holds its initial bytes when it is *required*.
+
+    KEY: a static key, a bool of four bytes whose Sites follow its value. IMMEDIATE: its value also goes into the
+    instructions that its Immediates name.
+    """
 
     __slots__ = ("name", "section", "offset", "size", "type", "flags", "meta", "why_not", "default")
     LAYOUT = "SiQQiIiSL"
@@ -233,8 +239,9 @@ AUTOLOAD, SLEEPABLE, FRAGS = 1, 2, 4
 class Program(Row):
     """An entry program, kernel-ready: its subprograms are appended, calls and jumps resolved, and every LD_IMM64 that
     names a map has its src_reg set and awaits the map's fd in imm (see Fixup). func_info and line_info count
-    instructions from the program's start; core_relos count bytes (the kernel wants it so). `problem` says why it cannot
-    be loaded, "" when it can; there are no instructions then."""
+    instructions from the program's start; core_relos count bytes (the kernel wants it so). `global_functions`: u32
+    instruction numbers where functions with global linkage start. `problem` says why it cannot be loaded, "" when it
+    can; there are no instructions then."""
 
     __slots__ = (
         "name",
@@ -247,11 +254,12 @@ class Program(Row):
         "func_info",
         "line_info",
         "core_relos",
+        "global_functions",
         "first_fixup",
         "fixups",
         "problem",
     )
-    LAYOUT = "SSIIISLLLLIIS"
+    LAYOUT = "SSIIISLLLLLIIS"
     name: str
     section: str
     type: int  # BPF_PROG_TYPE_*, 0: the section's name does not say
@@ -262,18 +270,19 @@ class Program(Row):
     func_info: bytes
     line_info: bytes
     core_relos: bytes
+    global_functions: bytes
     first_fixup: int
     fixups: int
     problem: str
 
 
-FIXUP_MAP_FD, FIXUP_MAP_VALUE, FIXUP_EXTERN = range(3)
+FIXUP_MAP_FD, FIXUP_MAP_VALUE, FIXUP_EXTERN, FIXUP_SITE, FIXUP_IMMEDIATE = range(5)
 
 
 class Fixup(Row):
     """An instruction of a program that is completed at load. MAP_FD and MAP_VALUE: imm of `insn` becomes the fd of map
     `ref` (the offset of MAP_VALUE is in place). EXTERN: the object needs the kernel's symbol `name`, and a load
-    is refused."""
+    is refused. SITE and IMMEDIATE: the instruction is written as row `ref` of SITES or IMMEDIATES says."""
 
     __slots__ = ("insn", "kind", "ref", "name")
     LAYOUT = "IIiS"
@@ -283,13 +292,107 @@ class Fixup(Row):
     name: str
 
 
-class Mask(Row):
-    """A range of the object's file that a settable variable owns: not part of the template's digest."""
+# --- what values do to instructions -------------------------------------------------------------------------------
 
-    __slots__ = ("offset", "size")
-    LAYOUT = "QQ"
+SITE_OPCODE, SITE_OFFSET, SITE_LONG_OFFSET = range(3)
+
+
+class Site(Row):
+    """A branch that a static key switches. It jumps when the key is on, or with `likely` when the key is off.
+
+    OPCODE: a conditional jump whose outcome its opcode decides. OFFSET: a `goto` whose offset is 0 or `distance`, the
+    way to its target in instructions; LONG_OFFSET: the same with a 32-bit offset. `insn` counts from the start of
+    `function`; `source` is `file:line` or "".
+    """
+
+    __slots__ = (
+        "variable",
+        "kind",
+        "likely",
+        "file_offset",
+        "distance",
+        "section",
+        "section_offset",
+        "function",
+        "insn",
+        "source",
+    )
+    LAYOUT = "iIIQiSQSIS"
+    variable: int  # row in VARIABLES
+    kind: int
+    likely: int
+    file_offset: int
+    distance: int
+    section: str
+    section_offset: int
+    function: str
+    insn: int
+    source: str
+
+
+IMMEDIATE_VALUE, IMMEDIATE_LOAD, IMMEDIATE_BASE = range(3)
+
+
+class Immediate(Row):
+    """An instruction that holds the value of a variable: `size` bytes from `offset` of data section `data`.
+
+    VALUE: an LD_IMM64. LOAD: a load (sign-extending when `signed`), which becomes a move of the value; BASE: the
+    LD_IMM64 that gave such loads their address, which becomes a plain number. `raw` is the instruction as compiled,
+    when a relocation still named the variable.
+    """
+
+    __slots__ = (
+        "variable",
+        "kind",
+        "signed",
+        "file_offset",
+        "data",
+        "offset",
+        "size",
+        "section",
+        "section_offset",
+        "function",
+        "insn",
+        "source",
+        "raw",
+    )
+    LAYOUT = "iIIQiQISQSISL"
+    variable: int
+    kind: int
+    signed: int
+    file_offset: int
+    data: int  # row in SECTIONS
     offset: int
     size: int
+    section: str
+    section_offset: int
+    function: str
+    insn: int
+    source: str
+    raw: bytes
+
+
+class Rewrite(Row):
+    """A range of the file that changes when immediates are put in place: relocations that named them are gone from
+    their table, which is shorter by its section header. `raw` and `ready`: before and after."""
+
+    __slots__ = ("offset", "raw", "ready", "what")
+    LAYOUT = "QLLS"
+    offset: int
+    raw: bytes
+    ready: bytes
+    what: str
+
+
+class Mask(Row):
+    """A range of the object's file that follows a settable variable: not part of the template's digest. `code` 0: its
+    bytes; 1: its branch sites, the instructions that hold it, and the relocations that these no longer have."""
+
+    __slots__ = ("offset", "size", "code")
+    LAYOUT = "QQI"
+    offset: int
+    size: int
+    code: int
 
 
 class Info(Row):
@@ -336,6 +439,9 @@ TABLES: tuple[type[Row], ...] = (
     Slot,
     Program,
     Fixup,
+    Site,
+    Immediate,
+    Rewrite,
     Mask,
     Note,
 )

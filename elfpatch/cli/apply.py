@@ -69,6 +69,8 @@ def as_json(outcome: Outcome) -> dict[str, object]:
     body["changes"] = output.changes_json(plan) if plan.changed else []
     if outcome.carried is not None:
         body["maps"] = {"copied": outcome.carried.copied, "replaced": outcome.carried.replaced}
+    body["specialized"] = outcome.record.specialized
+    body["left_out"] = outcome.left_out
     body["notes"] = outcome.notes
     return body
 
@@ -95,4 +97,6 @@ def as_text(outcome: Outcome) -> list[str]:
         lines.append(f"  copied with the new values in it: {', '.join(outcome.carried.copied)}")
     if outcome.carried is not None and outcome.carried.replaced:
         lines.append(f"  replaced, contents given up: {', '.join(outcome.carried.replaced)}")
+    if outcome.left_out:
+        lines.append(f"  not needed for these values: {', '.join(outcome.left_out)}")
     return lines + output.changes_lines(plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elfpatch.cli import options, output
+from elfpatch.cli import options, output, request
 from elfpatch.cli.patch import write_file
 from elfpatch.deploy.source import read_object, stem_of
 from elfpatch.errors import BadObject
@@ -10,6 +10,7 @@ from elfpatch.errors import BadObject
 OPERANDS = "OBJECT"
 OPTIONS = (
     options.Option("--output -o", "FILE", "where to write the template (the object itself)"),
+    options.IMMEDIATE,
     *options.JSON,
 )
 EXAMPLES = ("elfpatch build prog.o", "elfpatch build -o template.o prog.o")
@@ -22,7 +23,7 @@ def run(arguments: options.Arguments) -> int:
     target = arguments.value("output", path)
     data = read_object(path)
     try:
-        made = build(data, stem_of(target))
+        made = build(data, stem_of(target), request.immediates(arguments))
     except BadObject as error:
         error.where = f"{path}: {error.where}" if error.where else path
         raise

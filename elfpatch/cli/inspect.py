@@ -5,8 +5,9 @@ from __future__ import annotations
 from elfpatch import index as ix
 from elfpatch.cli import options, output, request
 from elfpatch.deploy.source import open_template
+from elfpatch.patch.code import sites_of
 from elfpatch.patch.describe import type_text
-from elfpatch.patch.path import Place, leaves
+from elfpatch.patch.path import Place, leaves, whole
 from elfpatch.patch.value import brief, show
 from elfpatch.uapi import ATTACH_TYPES, MAP_TYPES, PROG_TYPES
 
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from elfpatch.patch.image import Template
 
 _LARGE = 4096  # of what has more bytes, inspect shows the size only
+_SITES = 8  # as many of a key are shown without --all
 
 OPERANDS = "OBJECT"
 OPTIONS = (
-    options.Option("--all -a", "", "also show variables that cannot be set, with the reason"),
+    options.Option("--all -a", "", "also show variables that cannot be set, with the reason, and every branch site"),
+    options.IMMEDIATE,
     *options.FOLDERS,
     *options.JSON,
 )
@@ -29,7 +32,7 @@ EXAMPLES = ("elfpatch inspect endpoint.o", "elfpatch inspect -p endpoint.o | jq 
 
 def run(arguments: options.Arguments) -> int:
     (path,) = options.operands(arguments, OPERANDS, "inspect")
-    template = open_template(path, request.layout(arguments).cache)
+    template = open_template(path, request.layout(arguments).cache, request.immediates(arguments))
     if output.wants_json(arguments):
         output.print_json(arguments, as_json(template))
     else:
@@ -49,6 +52,8 @@ class _Entry:
 
 def _entries(template: Template) -> Iterator[_Entry]:
     for row, variable in enumerate(template.index.rows(ix.Variable)):
+        if variable.flags & ix.KEY:
+            continue
         for place in leaves(template.index, row):
             yield _Entry(place, "" if variable.flags & ix.SETTABLE else variable.why_not)
 
@@ -58,6 +63,71 @@ def _type(template: Template, place: Place) -> str:
         return f"{place.size} bytes, no type"
     text = type_text(template.index, place.type)
     return f"{text}:{place.bit_size}" if place.bitfield else text
+
+
+def _keys(template: Template) -> Iterator[tuple[int, Place]]:
+    """Row and place of each static key."""
+    index = template.index
+    for row, variable in enumerate(index.rows(ix.Variable)):
+        if variable.flags & ix.KEY:
+            yield row, whole(index, row, variable)
+
+
+def _keys_json(template: Template) -> list[dict[str, object]]:
+    return [
+        {
+            "path": place.path,
+            "default": show(template.index, place, template.raw(place)),
+            "settable": not place.variable.why_not,
+            "why_not": place.variable.why_not or None,
+            "description": place.description or None,
+            "required": bool(place.meta and place.meta.required),
+            "sites": [
+                {
+                    "programs": programs,
+                    "section": site.section,
+                    "section_offset": site.section_offset,
+                    "offset": site.file_offset,
+                    "function": site.function,
+                    "insn": site.insn,
+                    "source": site.source or None,
+                    "kind": "opcode" if site.kind == ix.SITE_OPCODE else "offset",
+                    "likely": bool(site.likely),
+                    "state": None if state is None else "on" if state else "off",
+                }
+                for site, state, programs in sites_of(template, row)
+            ],
+        }
+        for row, place in _keys(template)
+    ]
+
+
+def _keys_text(template: Template, *, everything: bool) -> list[str]:
+    """A line for each key, and one for each of its sites."""
+    lines = []
+    for row, place in _keys(template):
+        state = show(template.index, place, template.raw(place))
+        required = "; required" if place.meta and place.meta.required else ""
+        lines.append(f"  {place.path}  {state}  {place.description}{required}".rstrip())
+        if place.variable.why_not:
+            lines.append(f"    cannot be set: {place.variable.why_not}")
+        found = sites_of(template, row)
+        rows = [
+            (
+                ", ".join(programs) or "no program",
+                f"{site.function} insn {site.insn}",
+                site.source,
+                "no branch" if now is None else "on" if now else "off",
+                "opcode" if site.kind == ix.SITE_OPCODE else "offset",
+                "likely" if site.likely else "unlikely",
+            )
+            for site, now, programs in found
+        ]
+        shown = rows if everything else rows[:_SITES]
+        lines += output.table(shown, "    ")
+        if len(shown) < len(rows):
+            lines.append(f"    ({len(rows) - len(shown)} more sites; --all shows them)")
+    return lines
 
 
 def as_json(template: Template) -> dict[str, object]:
@@ -84,6 +154,7 @@ def as_json(template: Template) -> dict[str, object]:
                 "min": int(meta.minimum) if meta and meta.minimum else None,
                 "max": int(meta.maximum) if meta and meta.maximum else None,
                 "required": bool(meta and meta.required),
+                "immediate": bool(place.variable.flags & ix.IMMEDIATE),
             }
         )
     return {
@@ -93,6 +164,7 @@ def as_json(template: Template) -> dict[str, object]:
         "compiler": info.compiler,
         "byte_order": "big" if index.big_endian else "little",
         "variables": variables,
+        "keys": _keys_json(template),
         "programs": [
             {
                 "name": program.name,
@@ -152,6 +224,9 @@ def as_text(template: Template, *, everything: bool) -> list[str]:
     elif fixed:
         names = dict.fromkeys(entry.place.variable.name for entry in fixed)
         lines.append(f"  ({len(names)} more cannot be set; --all shows them and says why)")
+    keys = _keys_text(template, everything=everything)
+    if keys:
+        lines += ["", "static keys:", *keys]
     lines += ["", "programs:"]
     lines += output.table(
         [
@@ -183,6 +258,8 @@ def as_text(template: Template, *, everything: bool) -> list[str]:
 def _row(template: Template, place: Place) -> tuple[str, str, str, str, str, str]:
     meta = place.meta
     said = [place.description] if place.description else []
+    if place.variable.flags & ix.IMMEDIATE:
+        said.append("immediate")
     if meta and meta.required:
         said.append("required")
     if meta and (meta.minimum or meta.maximum):

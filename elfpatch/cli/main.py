@@ -22,6 +22,7 @@ VERBS = {
     "detach": "take a deployment off its targets and remove what it made",
     "status": "show deployments, their targets and drift",
     "schema": "print the JSON Schema of an object's values",
+    "explain": "show a program's instructions, where values enter, and what specialising removes",
     "build": "append the index to an object, so that it is a template",
 }
 EXIT_BUG = 70

@@ -37,17 +37,21 @@ FOLDERS = (
     Option("--state-dir", "DIR", "folder of records, locks and cache (ELFPATCH_STATE_DIR, /var/lib/elfpatch)"),
     Option("--bpffs", "DIR", "BPF file system for pins (ELFPATCH_BPFFS, /sys/fs/bpf)"),
 )
+IMMEDIATE = Option("--immediate", "NAME", "write this variable's value into the instructions that name it", many=True)
 VALUES = (
     Option("--set", "PATH=VALUE", "set a variable, member or element; its type comes from BTF", many=True),
     Option("--set-json", "PATH=JSON", "set a struct or array from JSON", many=True),
     Option("--set-hex", "PATH=HEX", "set raw bytes, exactly as many as the type has", many=True),
     Option("--values -f", "FILE", "read values from a JSON or TOML file; later files and --set win", many=True),
     Option("--force", "", "also write variables that are not settable"),
+    IMMEDIATE,
 )
+SPECIALIZE = Option("--specialize", "", "fold constants and remove dead code, maps and programs before the load")
 DEPLOYMENT = (
     Option("--target", "TARGET", "where to run: xdp:IFACE, tcx:IFACE:ingress, tc:..., cgroup:PATH:HOOK", many=True),
     Option("--name", "NAME", "the deployment's name (the object's stem)"),
     Option("--reuse-values", "", "start from the live values instead of the template's defaults"),
+    SPECIALIZE,
     Option("--replace-maps", "", "give up live maps that do not fit the object, with their contents"),
 )
 LOCK = (Option("--lock-timeout", "TIME", "how long to wait for the deployment's lock (5s)"),)

@@ -63,10 +63,11 @@ def changes_lines(plan: Plan) -> list[str]:
     """`foo  42 -> 43  (2b000000)`, aligned."""
     changes = plan.value_changes
     width = max((len(change.path) for change in changes), default=0)
-    return [f"  {c.path:<{width}}  {c.old} -> {c.new}  ({_short(c.new_bytes.hex())})" for c in changes]
+    return [f"  {c.path:<{width}}  {c.old} -> {c.new}  ({short(c.new_bytes.hex())})" for c in changes]
 
 
-def _short(digits: str) -> str:
+def short(digits: str) -> str:
+    """Hexadecimal digits, cut when there are many."""
     return digits if len(digits) <= 64 else f"{digits[:60]}... {len(digits) // 2} bytes"
 
 

@@ -9,8 +9,9 @@ import time
 from elfpatch.cli import options, output, request
 from elfpatch.deploy.source import open_template
 from elfpatch.errors import UsageError, of_system
-from elfpatch.index import resealed
-from elfpatch.patch.image import Image, digest, make_image, written
+from elfpatch.index import Immediate, find, resealed
+from elfpatch.patch.code import CodeChange
+from elfpatch.patch.image import Change, Image, digest, make_image, written
 
 OPERANDS = "OBJECT"
 OPTIONS = (
@@ -30,13 +31,19 @@ def run(arguments: options.Arguments) -> int:
     target = arguments.value("output")
     if not target:
         raise UsageError("patch needs -o FILE", hint="usage: elfpatch patch --set PATH=VALUE -o FILE OBJECT")
-    template = open_template(path, request.layout(arguments).cache)
+    template = open_template(path, request.layout(arguments).cache, request.immediates(arguments))
     image = make_image(template, output.settings(arguments), force=arguments.flag("force"))
     plain = written(image)
     data = resealed(plain) if arguments.flag("force") else plain
     write_file(target, data)
     if data != plain:
         print("elfpatch: note: bytes that are not settable were forced: the index was sealed anew", file=sys.stderr)
+    if template.index.count(Immediate) and find(template.data) is None:
+        print(
+            "elfpatch: note: without an index the immediates of the written object stay as they are now: "
+            "`elfpatch build` the object, then patch it",
+            file=sys.stderr,
+        )
     if output.wants_json(arguments):
         output.print_json(arguments, as_json(image, target))
     else:
@@ -77,17 +84,25 @@ def as_json(image: Image, target: str) -> dict[str, object]:
         "changes": [
             {
                 "path": change.path,
-                "section": change.section,
+                "section": change.section or None,
                 "section_offset": change.offset,
                 "offset": change.file_offset,
                 "old": change.old_text,
                 "new": change.new_text,
                 "old_bytes": change.old.hex(),
                 "bytes": change.new.hex(),
+                **_instruction(change),
             }
             for change in image.receipt
         ],
     }
+
+
+def _instruction(change: Change | CodeChange) -> dict[str, object]:
+    """Which instruction a change is in; nothing for others."""
+    if isinstance(change, Change) or change.insn < 0:
+        return {}
+    return {"function": change.function, "insn": change.insn}
 
 
 def as_text(image: Image, target: str) -> list[str]:
@@ -97,10 +112,14 @@ def as_text(image: Image, target: str) -> list[str]:
         (
             change.path,
             f"{change.old_text} -> {change.new_text}",
-            f"{change.section}+{change.offset:#x}",
+            f"{change.section}+{change.offset:#x}" if change.section else "",
             f"file {change.file_offset:#x}" if change.file_offset is not None else "",
-            f"{change.old.hex()} -> {change.new.hex()}",
+            f"{output.short(change.old.hex())} -> {output.short(change.new.hex())}",
         )
         for change in image.receipt
     ]
-    return [f"{target}: {len(rows)} value{'s' if len(rows) > 1 else ''} changed", *output.table(rows)]
+    values = len(image.values)
+    code = sum(not isinstance(change, Change) for change in image.receipt)
+    what = [f"{values} value{'s' if values != 1 else ''} changed"] if values else []
+    what += [f"{code} place{'s' if code != 1 else ''} in code"] if code else []
+    return [f"{target}: {', '.join(what)}", *output.table(rows)]

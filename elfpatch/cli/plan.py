@@ -46,7 +46,9 @@ def as_json(plan: Plan) -> dict[str, object]:
             {"action": step.action, "target": step.target.text, "prog": {"old": step.live.prog_id or None}}
             for step in plan.steps
         ],
-        "programs": [wanted.program.name for wanted in plan.selection.wanted.values()],
+        "programs": [ready.wanted.program.name for ready in plan.prepared.programs.values()],
+        "specialized": plan.request.specialize,
+        "left_out": plan.prepared.left_out,
         "changes": output.changes_json(plan) if plan.changed else [],
     }
 
@@ -55,8 +57,10 @@ def as_text(plan: Plan) -> list[str]:
     if not plan.changed:
         return [f"{plan.name}: no change, generation {plan.generation} already is this configuration"]
     lines = [f"{plan.name}: would become generation {plan.generation}"]
-    names = ", ".join(wanted.program.name for wanted in plan.selection.wanted.values())
-    lines.append(f"  load and verify {names}")
+    names = ", ".join(ready.wanted.program.name for ready in plan.prepared.programs.values())
+    lines.append(f"  load and verify {names}" + (", specialised" if plan.request.specialize else ""))
+    if plan.prepared.left_out:
+        lines.append(f"  not needed for these values: {', '.join(plan.prepared.left_out)}")
     for step in plan.steps:
         text = step.target.text
         if step.action == ATTACH:

@@ -15,6 +15,11 @@ def layout(arguments: Arguments) -> Layout:
     return Layout(arguments.value("state_dir"), arguments.value("bpffs"))
 
 
+def immediates(arguments: Arguments) -> tuple[str, ...]:
+    """The variables of --immediate."""
+    return tuple(dict.fromkeys(arguments.all("immediate")))
+
+
 def request(arguments: Arguments, path: str) -> Request:
     return Request(
         path,
@@ -24,4 +29,6 @@ def request(arguments: Arguments, path: str) -> Request:
         force=arguments.flag("force"),
         reuse_values=arguments.flag("reuse_values"),
         replace_maps=arguments.flag("replace_maps"),
+        specialize=arguments.flag("specialize"),
+        immediates=immediates(arguments),
     )

@@ -15,6 +15,6 @@ EXAMPLES = ("elfpatch schema endpoint.o > endpoint.schema.json",)
 
 def run(arguments: options.Arguments) -> int:
     (path,) = options.operands(arguments, OPERANDS, "schema")
-    template = open_template(path, request.layout(arguments).cache)
+    template = open_template(path, request.layout(arguments).cache, request.immediates(arguments))
     print(json.dumps(schema(template), indent=None if arguments.flag("json") else 2))
     return 0

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from elfpatch.deploy.select import Selection, Wanted
+    from elfpatch.deploy.prepare import Prepared, Ready
     from elfpatch.errors import ElfpatchError
     from elfpatch.patch.image import Image
 
@@ -67,8 +67,8 @@ class Loaded:
         self.close()
 
 
-def load(image: Image, selection: Selection, reuse: dict[int, int], contents: dict[int, bytes]) -> Loaded:
-    """Load the selected programs and the maps that they need.
+def load(image: Image, prepared: Prepared, reuse: dict[int, int], contents: dict[int, bytes]) -> Loaded:
+    """Load programs and the maps that they need.
 
     `reuse`: fds of live maps by row of MAPS, which become the result's. `contents`: initial bytes of data sections by
     row of SECTIONS that are to be used instead of the image's. Raises VerifierRejected, SyscallFailed, Unsupported,
@@ -78,73 +78,54 @@ def load(image: Image, selection: Selection, reuse: dict[int, int], contents: di
     loaded.maps.update(reuse)
     loaded.reused.update(reuse)
     try:
-        _check(image, selection)
+        _check(image, prepared)
         index = image.template.index
         info = index.info
-        loaded.btf = _load_btf(info, selection, loaded)
-        for row in needed_maps(index, selection):
+        loaded.btf = _load_btf(info, prepared, loaded)
+        for row in prepared.maps:
             if row not in loaded.maps:
                 loaded.maps[row] = _make_map(image, index, row, loaded, contents)
-        for row, wanted in selection.wanted.items():
-            loaded.progs[row] = _load_program(image, info, wanted, loaded)
-        _fill_slots(index, loaded)
+        for row, ready in prepared.programs.items():
+            loaded.progs[row] = _load_program(image, info, ready, loaded)
+        _fill_slots(index, prepared, loaded)
     except BaseException:
         loaded.close()
         raise
     return loaded
 
 
-def _check(image: Image, selection: Selection) -> None:
+def _check(image: Image, prepared: Prepared) -> None:
     index = image.template.index
     path = image.template.path
     if index.big_endian:
         raise BadObject(
             "a big-endian object cannot be loaded on this host", where=path, hint="patch it with `elfpatch patch -o`"
         )
-    for wanted in selection.wanted.values():
-        if wanted.program.problem:
-            raise BadObject(wanted.program.problem, where=path)
-        if needs_btf_target(wanted.program):
+    for ready in prepared.programs.values():
+        program = ready.wanted.program
+        if program.problem:
+            raise BadObject(program.problem, where=path)
+        if needs_btf_target(program):
             raise Unsupported(
-                f"program {wanted.program.name} in section {wanted.program.section} attaches to a kernel function or "
+                f"program {program.name} in section {program.section} attaches to a kernel function or "
                 "another program, which elfpatch does not do yet",
                 where=path,
             )
-        externs = [fixup.name for fixup in _fixups(index, wanted) if fixup.kind == ix.FIXUP_EXTERN]
-        if externs:
+        if ready.externs:
             raise Unsupported(
-                f"program {wanted.program.name} uses {', '.join(sorted(set(externs)))}: external symbols (.ksyms, "
-                ".kconfig, kfuncs) are not resolved yet",
+                f"program {program.name} uses {', '.join(ready.externs)}: external symbols (.ksyms, .kconfig, kfuncs) "
+                "are not resolved yet",
                 where=path,
             )
 
 
-def _fixups(index: ix.Index, wanted: Wanted) -> list[ix.Fixup]:
-    return list(index.rows(ix.Fixup, wanted.program.first_fixup, wanted.program.fixups))
-
-
-def needed_maps(index: ix.Index, selection: Selection) -> list[int]:
-    """The rows of the maps to have: all that the object defines and that can be made, and those a program refers to."""
-    referred = {
-        fixup.ref
-        for wanted in selection.wanted.values()
-        for fixup in _fixups(index, wanted)
-        if fixup.kind in (ix.FIXUP_MAP_FD, ix.FIXUP_MAP_VALUE)
-    }
-    return [
-        row
-        for row, definition in enumerate(index.rows(ix.Map))
-        if row in referred or (definition.section < 0 and not definition.template_only and not definition.problem)
-    ]
-
-
-def _load_btf(info: ix.Info, selection: Selection, loaded: Loaded) -> int:
+def _load_btf(info: ix.Info, prepared: Prepared, loaded: Loaded) -> int:
     if not info.btf:
         return -1
     try:
         return bpf.btf_load(info.btf)
     except SyscallFailed as error:
-        if any(wanted.program.core_relos for wanted in selection.wanted.values()):
+        if any(ready.core_relos for ready in prepared.programs.values()):
             raise
         # As for libbpf, BTF is optional when nothing depends on it: names and source lines are lost, no more.
         loaded.notes.append(f"the kernel refused the object's BTF ({error.what}): loaded without it")
@@ -243,8 +224,8 @@ def _explained(definition: ix.Map, error: SyscallFailed) -> ElfpatchError:
     return error
 
 
-def _fill_slots(index: ix.Index, loaded: Loaded) -> None:
-    for slot in index.rows(ix.Slot):
+def _fill_slots(index: ix.Index, prepared: Prepared, loaded: Loaded) -> None:
+    for slot in prepared.slots:
         if slot.map not in loaded.maps or slot.map in loaded.reused:
             continue
         fds = loaded.maps if slot.kind == ix.SLOT_MAP else loaded.progs
@@ -262,12 +243,12 @@ def _fill_slots(index: ix.Index, loaded: Loaded) -> None:
 # --- programs ---------------------------------------------------------------------------------------------------
 
 
-def _load_program(image: Image, info: ix.Info, wanted: Wanted, loaded: Loaded) -> int:
+def _load_program(image: Image, info: ix.Info, ready: Ready, loaded: Loaded) -> int:
+    wanted = ready.wanted
     program = wanted.program
-    index = image.template.index
-    insns = bytearray(program.insns)
-    for fixup in _fixups(index, wanted):
-        pack_into("<i", insns, fixup.insn * 8 + 4, loaded.maps[fixup.ref])
+    insns = bytearray(ready.insns)
+    for insn, row in ready.refs.items():
+        pack_into("<i", insns, insn * 8 + 4, loaded.maps[row])
     typed = loaded.btf >= 0
     flags = (_F_SLEEPABLE if program.flags & ix.SLEEPABLE else 0) | (
         _F_XDP_HAS_FRAGS if program.flags & ix.FRAGS else 0
@@ -281,11 +262,11 @@ def _load_program(image: Image, info: ix.Info, wanted: Wanted, loaded: Loaded) -
         flags=flags,
         kern_version=info.kern_version,
         btf_fd=loaded.btf if typed else 0,
-        func_info=program.func_info if typed else b"",
+        func_info=ready.func_info if typed else b"",
         func_info_rec_size=info.func_info_rec_size or 8,
-        line_info=program.line_info if typed else b"",
+        line_info=ready.line_info if typed else b"",
         line_info_rec_size=info.line_info_rec_size or 16,
-        core_relos=program.core_relos if typed else b"",
+        core_relos=ready.core_relos if typed else b"",
         core_relo_rec_size=info.core_relo_rec_size or 16,
     )
     try:

@@ -12,6 +12,7 @@ from elfpatch.deploy import record as rec
 from elfpatch.deploy.attach import adapter_for
 from elfpatch.deploy.attach.base import ABSENT, DEFUNCT, FOREIGN, OURS, Live
 from elfpatch.deploy.paths import check_name, plain
+from elfpatch.deploy.prepare import Prepared, prepare
 from elfpatch.deploy.select import select
 from elfpatch.deploy.source import open_template, stem_of
 from elfpatch.deploy.target import parse, parse_all
@@ -38,7 +39,17 @@ UNKNOWN = "unknown"  # the caller may not look
 class Request:
     """What the user asked for. `name` "" and no `targets`: derived from the object and the deployment's record."""
 
-    __slots__ = ("force", "name", "object", "replace_maps", "reuse_values", "settings", "targets")
+    __slots__ = (
+        "force",
+        "immediates",
+        "name",
+        "object",
+        "replace_maps",
+        "reuse_values",
+        "settings",
+        "specialize",
+        "targets",
+    )
 
     def __init__(
         self,
@@ -50,6 +61,8 @@ class Request:
         force: bool = False,
         reuse_values: bool = False,
         replace_maps: bool = False,
+        specialize: bool = False,
+        immediates: tuple[str, ...] = (),
     ) -> None:
         self.object = path
         self.settings = settings
@@ -58,6 +71,8 @@ class Request:
         self.force = force
         self.reuse_values = reuse_values
         self.replace_maps = replace_maps
+        self.specialize = specialize
+        self.immediates = immediates
 
     @property
     def deployment(self) -> str:
@@ -109,7 +124,7 @@ class Plan:
     """`changed` is False when the deployment already is what was asked for. `unpinned`: pins of its programs are gone,
     so they are to be loaded again."""
 
-    __slots__ = ("changed", "config_sha256", "image", "name", "record", "request", "selection", "steps")
+    __slots__ = ("_prepared", "changed", "config_sha256", "image", "name", "record", "request", "selection", "steps")
 
     def __init__(
         self,
@@ -128,6 +143,7 @@ class Plan:
         self.record = record
         self.selection = selection
         self.steps = steps
+        self._prepared: Prepared | None = None
         self.config_sha256 = digest(image)
         template = image.template.index.template_sha256.hex()
         self.changed = (
@@ -136,6 +152,7 @@ class Plan:
             or record.config_sha256 != self.config_sha256
             or record.template_sha256 != template
             or record.pending != []
+            or record.specialized != request.specialize
             or unpinned
             or any(step.action != KEEP for step in steps)
         )
@@ -145,6 +162,13 @@ class Plan:
         """The number of the generation that this plan leads to."""
         now = self.record.generation if self.record else 0
         return now + 1 if self.changed else now
+
+    @property
+    def prepared(self) -> Prepared:
+        """What is loaded. Raises BadObject."""
+        if self._prepared is None:
+            self._prepared = prepare(self.image, self.selection, specialize=self.request.specialize)
+        return self._prepared
 
     @property
     def value_changes(self) -> list[ValueChange]:
@@ -159,7 +183,7 @@ def make_plan(layout: Layout, request: Request, *, may_look: bool = True) -> Pla
     """
     name = request.deployment
     record = rec.read(layout, name)
-    template = open_template(request.object, layout.cache)
+    template = open_template(request.object, layout.cache, request.immediates)
     image = image_to_load(template, _settings(request, record), force=request.force)
     targets = parse_all(request.targets)
     if not targets and record is not None:
@@ -234,7 +258,7 @@ def _look(adapter: Adapter, place: Place, pin: str, old: Attached | None, known:
 def value_changes(image: Image, record: Record | None) -> list[ValueChange]:
     """What differs between the recorded values and the image's; without a record, between it and the template's."""
     if record is None or not record.generation:
-        return [ValueChange(change.path, change.old_text, change.new_text, change.new) for change in image.receipt]
+        return [ValueChange(change.path, change.old_text, change.new_text, change.new) for change in image.values]
     template = image.template
     before = dict(record.settings)
     after = dict(image.settings_text)

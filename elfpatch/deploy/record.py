@@ -52,6 +52,7 @@ class Record:
         "settings",
         "shared_maps",
         "since",
+        "specialized",
         "template_sha256",
     )
 
@@ -63,6 +64,7 @@ class Record:
         self.generation = 0
         self.since = ""
         self.force = False
+        self.specialized = False
         self.settings: list[tuple[str, str]] = []
         self.sections: dict[str, str] = {}
         self.programs: list[tuple[str, int, str]] = []
@@ -86,6 +88,8 @@ def encode(record: Record) -> str:
         ("since", record.since),
         ("force", str(int(record.force))),
     ]
+    if record.specialized:
+        lines.append(("specialized", "1"))
     lines += [("set", path, text) for path, text in record.settings]
     lines += [("section", name, digest) for name, digest in record.sections.items()]
     lines += [("program", name, str(number), tag) for name, number, tag in record.programs]
@@ -122,8 +126,8 @@ def _take(record: Record, word: str, fields: list[str]) -> None:
         record.since = fields[0]
     elif word == "generation":
         record.generation = int(fields[0])
-    elif word == "force":
-        record.force = fields[0] == "1"
+    elif word in ("force", "specialized"):
+        setattr(record, word, fields[0] == "1")
     elif word == "set":
         record.settings.append((fields[0], fields[1]))
     elif word == "section":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from elfpatch import index as ix
-from elfpatch.deploy.load import effective_entries, needed_maps, possible_cpus
+from elfpatch.deploy.load import effective_entries, possible_cpus
 from elfpatch.errors import BadConfiguration, ElfpatchError, raise_all
 from elfpatch.kernel import bpf, bpffs
 from elfpatch.patch.image import make_image
@@ -20,8 +20,8 @@ from elfpatch.uapi import MAP_TYPES
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from elfpatch.deploy.paths import Layout
+    from elfpatch.deploy.prepare import Prepared
     from elfpatch.deploy.record import Record
-    from elfpatch.deploy.select import Selection
     from elfpatch.patch.image import Image
 
 _PROG_ARRAY = MAP_TYPES.index("prog_array")
@@ -68,7 +68,7 @@ def is_private_prog_array(definition: ix.Map) -> bool:
 
 
 def carry(
-    layout: Layout, name: str, image: Image, selection: Selection, record: Record | None, *, replace: bool
+    layout: Layout, name: str, image: Image, prepared: Prepared, record: Record | None, *, replace: bool
 ) -> Carried:
     """Find the live maps of a deployment that its next generation uses. Raises BadConfiguration with every difference
     of every map that does not fit, unless `replace`."""
@@ -78,7 +78,7 @@ def carry(
     if not bpffs.is_mounted(layout.bpffs):
         return carried
     try:
-        for row in needed_maps(index, selection):
+        for row in prepared.maps:
             definition = index.row(ix.Map, row)
             if not is_state(definition):
                 continue

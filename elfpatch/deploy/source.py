@@ -50,10 +50,11 @@ def stem_of(path: str) -> str:
     return name or "object"
 
 
-def open_template(path: str, cache: str = "") -> Template:
+def open_template(path: str, cache: str = "", immediates: tuple[str, ...] = ()) -> Template:
     """The template in file `path`. `cache`: folder of indexes for objects that carry none; "" for no cache.
+    `immediates`: names of variables that are to be immediates.
 
-    Raises Missing, NoPermission, or BadObject naming the file.
+    Raises Missing, NoPermission, BadValue, or BadObject naming the file.
     """
     data = read_object(path)
     try:
@@ -61,17 +62,33 @@ def open_template(path: str, cache: str = "") -> Template:
         if block is not None:
             index = ix.Index(block)
             ix.verify(index, data)
+            _require_immediates(index, immediates, path)
         else:
-            index = ix.Index(_foreign(data, stem_of(path), cache))
+            index = ix.Index(_foreign(data, stem_of(path), cache, immediates))
     except BadObject as error:
         error.where = f"{path}: {error.where}" if error.where else path
         raise
     return Template(path, data, index)
 
 
-def _foreign(data: bytes, stem: str, cache: str) -> bytes | memoryview:
+def _require_immediates(index: ix.Index, names: tuple[str, ...], path: str) -> None:
+    """An indexed template has the immediates that it was built with."""
+    missing = [
+        name
+        for name in names
+        if not any(row.flags & ix.IMMEDIATE for _, row in index.variables_named(name.removesuffix(":value")))
+    ]
+    if missing:
+        words = " ".join(f"--immediate {name}" for name in missing)
+        raise BadObject(
+            f"its index was made without {', '.join(missing)} as an immediate",
+            hint=f"make it anew: elfpatch build {words} {path}",
+        )
+
+
+def _foreign(data: bytes, stem: str, cache: str, immediates: tuple[str, ...]) -> bytes | memoryview:
     """The index of an object that carries none."""
-    path = _cached(data, stem, cache) if cache else ""
+    path = _cached(data, stem, cache, immediates) if cache else ""
     if path:
         try:
             with open(path, "rb") as file:
@@ -87,18 +104,19 @@ def _foreign(data: bytes, stem: str, cache: str) -> bytes | memoryview:
                 pass  # damaged: made anew below
     from elfpatch.template.compile import compile_object
 
-    made = compile_object(data, stem)
+    made = compile_object(data, stem, asked=immediates)
     if path:
         _keep(path, ix.with_trailer(made))
     return made
 
 
-def _cached(data: bytes, stem: str, cache: str) -> str:
+def _cached(data: bytes, stem: str, cache: str, immediates: tuple[str, ...]) -> str:
     """Where the index of these bytes is kept: every input is in the key, the compiler itself included."""
     from elfpatch import __version__
 
     key = ix.sha256()
-    key.update(f"{__version__} {ix.VERSION} {stem}\0".encode("utf-8", "surrogateescape"))
+    words = f"{__version__} {ix.VERSION} {stem}\0{' '.join(immediates)}\0"
+    key.update(words.encode("utf-8", "surrogateescape"))
     for name in _compiler_files(f"{os.path.dirname(ix.__file__)}/template"):
         with open(name, "rb") as file:
             key.update(file.read())

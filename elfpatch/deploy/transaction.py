@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from elfpatch.deploy.paths import Layout
     from elfpatch.deploy.plan import Step
+    from elfpatch.deploy.prepare import Prepared
     from elfpatch.deploy.record import Attached, Record
 
 DEFAULT_LOCK_TIMEOUT = 5.0
@@ -35,13 +36,14 @@ _PIN_RACES = 5  # how often a pin may come and go between our look and our pin
 class Outcome:
     """What an apply did. `new_ids` is the program id by target text; `notes` are remarks for the user."""
 
-    __slots__ = ("carried", "new_ids", "notes", "plan", "record")
+    __slots__ = ("carried", "left_out", "new_ids", "notes", "plan", "record")
 
     def __init__(self, plan: Plan, record: Record) -> None:
         self.plan = plan
         self.record = record
         self.new_ids: dict[str, int] = {}
         self.notes: list[str] = []
+        self.left_out: list[str] = []  # maps and programs that specialisation found no use for
         self.carried: Carried | None = None
 
 
@@ -54,11 +56,12 @@ def apply(layout: Layout, request: Request, lock_timeout: float = DEFAULT_LOCK_T
         if not plan.changed:
             assert plan.record is not None
             return Outcome(plan, plan.record)
+        prepared = plan.prepared
         for left in reversed(range(_PIN_RACES)):
             try:
-                carried = carry(layout, name, plan.image, plan.selection, plan.record, replace=request.replace_maps)
-                with load(plan.image, plan.selection, carried.reuse, carried.contents) as loaded:
-                    return _commit(layout, plan, carried, loaded)
+                carried = carry(layout, name, plan.image, prepared, plan.record, replace=request.replace_maps)
+                with load(plan.image, prepared, carried.reuse, carried.contents) as loaded:
+                    return _commit(layout, plan, prepared, carried, loaded)
             except SyscallFailed as error:
                 # Another deployment pinned a map shared by name since we looked; nothing is swapped yet: use that one.
                 if not left or (error.operation, error.errno) != ("BPF_OBJ_PIN", EEXIST):
@@ -66,12 +69,13 @@ def apply(layout: Layout, request: Request, lock_timeout: float = DEFAULT_LOCK_T
         raise Bug("no try at loading")
 
 
-def _commit(layout: Layout, plan: Plan, carried: Carried, loaded: Loaded) -> Outcome:
+def _commit(layout: Layout, plan: Plan, prepared: Prepared, carried: Carried, loaded: Loaded) -> Outcome:
     """Everything is loaded: swap, pin, record."""
     name = plan.name
-    record = _next_record(plan, loaded)
+    record = _next_record(plan, prepared, loaded)
     outcome = Outcome(plan, record)
     outcome.carried = carried
+    outcome.left_out = prepared.left_out
     outcome.notes += loaded.notes
     bpffs.ensure(layout.bpffs)
     fresh = not os.path.lexists(layout.pins(name))
@@ -80,7 +84,7 @@ def _commit(layout: Layout, plan: Plan, carried: Carried, loaded: Loaded) -> Out
     try:
         for folder in (layout.root, layout.pins(name), *(f"{layout.pins(name)}/{kind}" for kind in _FOLDERS)):
             bpffs.make_private(folder)
-        _stage_pins(layout, plan, loaded, record, pins)
+        _stage_pins(layout, plan, prepared, loaded, record, pins)
         _announce(layout, plan, record)
         for step in plan.steps:
             if step.action in (ATTACH, SWAP):
@@ -106,7 +110,7 @@ def _commit(layout: Layout, plan: Plan, carried: Carried, loaded: Loaded) -> Out
 _FOLDERS = ("links", "progs", "maps")
 
 
-def _next_record(plan: Plan, loaded: Loaded) -> Record:
+def _next_record(plan: Plan, prepared: Prepared, loaded: Loaded) -> Record:
     image = plan.image
     index = image.template.index
     record = rec.Record(plan.name)
@@ -116,15 +120,16 @@ def _next_record(plan: Plan, loaded: Loaded) -> Record:
     record.generation = plan.generation
     record.since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     record.force = plan.request.force
+    record.specialized = prepared.specialized
     record.settings = image.settings_text
     record.sections = {
         section.name: section_digest(image, row)
         for row, section in enumerate(index.rows(Section))
         if section.kind != SECTION_RODATA and section.map in loaded.maps
     }
-    for row, wanted in plan.selection.wanted.items():
+    for row, ready in prepared.programs.items():
         info = bpf.prog_info(loaded.progs[row])
-        record.programs.append((wanted.program.name, info.prog_id, info.tag))
+        record.programs.append((ready.wanted.program.name, info.prog_id, info.tag))
     record.shared_maps = list(plan.record.shared_maps) if plan.record else []
     return record
 
@@ -241,7 +246,7 @@ class Pins:
             bpffs.unpin(path)
 
 
-def _stage_pins(layout: Layout, plan: Plan, loaded: Loaded, record: Record, pins: Pins) -> None:
+def _stage_pins(layout: Layout, plan: Plan, prepared: Prepared, loaded: Loaded, record: Record, pins: Pins) -> None:
     """Pin what is new: state maps, and the generation's programs, which take the place of the old ones."""
     index = plan.image.template.index
     for row, fd in loaded.maps.items():
@@ -257,8 +262,8 @@ def _stage_pins(layout: Layout, plan: Plan, loaded: Loaded, record: Record, pins
             record.shared_maps.append(path)
         else:
             pins.stage(fd, path)
-    for row, wanted in plan.selection.wanted.items():
-        pins.stage(loaded.progs[row], layout.prog(plan.name, wanted.program.name))
+    for row, ready in prepared.programs.items():
+        pins.stage(loaded.progs[row], layout.prog(plan.name, ready.wanted.program.name))
 
 
 def _remove_old_programs(layout: Layout, record: Record) -> None:

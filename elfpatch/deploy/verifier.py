@@ -33,8 +33,8 @@ def rejected(spec: bpf.ProgSpec, image: Image, program: Program, error: SyscallF
     explanation = words[-_SHOWN:]
     if source and not any(source in line for line in explanation):
         explanation = [source, *explanation]
-    if image.receipt:
-        explanation.append("set here: " + ", ".join(f"{change.path}={change.new_text}" for change in image.receipt[:8]))
+    if image.values:
+        explanation.append("set here: " + ", ".join(f"{change.path}={change.new_text}" for change in image.values[:8]))
     place = source.rpartition("@ ")[2] if "@ " in source else ""
     return VerifierRejected(
         program.name,

@@ -40,7 +40,7 @@ def _base_text(kind: Type) -> str:
     if kind.kind == INT:
         return kind.typedef if kind.typedef.startswith("__be") else integer_text(kind)
     if kind.kind == BOOL:
-        return "bool"
+        return "static key" if kind.size > 1 else "bool"
     if kind.kind == CHAR:
         return "char"
     name = kind.typedef or kind.name

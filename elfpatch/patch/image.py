@@ -7,7 +7,7 @@ the others, so that an untouched `.bss` of 16 MB costs nothing.
 from __future__ import annotations
 
 from elfpatch.errors import BadValue, Problems, raise_all
-from elfpatch.index import Index, Mask, Section, sha256
+from elfpatch.index import KEY, SECTION_SITES, Immediate, Index, Mask, Section, Site, sha256
 from elfpatch.patch.bits import read_bits, write_bits
 from elfpatch.patch.claims import Claim, check_claims, outermost
 from elfpatch.patch.path import Place, require_settable, resolve
@@ -18,11 +18,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from elfpatch.patch.code import CodeChange
+
 
 class Template:
     """An object with its index. `data` is the object file as read; its values are the defaults."""
 
-    __slots__ = ("path", "data", "index", "_sections", "_places", "_masks")
+    __slots__ = ("path", "data", "index", "_sections", "_places", "_masks", "_derived", "_keys_agree")
 
     def __init__(self, path: str, data: bytes, index: Index) -> None:
         self.path = path
@@ -31,6 +33,8 @@ class Template:
         self._sections: dict[int, Section] = {}
         self._places: dict[str, Place] = {}
         self._masks: list[tuple[int, int]] | None = None
+        self._derived: dict[int, bytes] = {}  # of SECTION_SITES
+        self._keys_agree = False
 
     def section(self, number: int) -> Section:
         """Row `number` of SECTIONS."""
@@ -42,14 +46,36 @@ class Template:
     def section_bytes(self, number: int) -> bytes:
         """The template's contents of a data section; zeros for one without bytes in the file."""
         row = self.section(number)
+        if row.kind == SECTION_SITES:
+            return self._words(number, row)
         return self.data[row.file_offset : row.file_offset + row.size] if row.has_bytes else bytes(row.size)
+
+    def _words(self, number: int, row: Section) -> bytes:
+        if number not in self._derived:
+            from elfpatch.patch.code import words_of_sites
+
+            self._derived[number] = words_of_sites(self, row, number)
+        return self._derived[number]
+
+    @property
+    def has_code(self) -> bool:
+        """Whether values reach into instructions: there are static keys or immediates."""
+        return bool(self.index.count(Site) or self.index.count(Immediate))
 
     @property
     def settable_ranges(self) -> list[tuple[int, int]]:
-        """Start and end of each range of the file that settable variables own, in order."""
+        """Start and end of each range of the file that holds bytes of settable variables, in order."""
         if self._masks is None:
-            self._masks = [(mask.offset, mask.offset + mask.size) for mask in self.index.rows(Mask)]
+            self._masks = [(mask.offset, mask.offset + mask.size) for mask in self.index.rows(Mask) if not mask.code]
         return self._masks
+
+    def check_keys(self) -> None:
+        """Raise BadObject, once looked, unless the word and the sites of each static key say the same."""
+        if not self._keys_agree and self.index.count(Site):
+            from elfpatch.patch.code import check_keys
+
+            check_keys(self)
+        self._keys_agree = True
 
     def place(self, path: str) -> Place:
         """`resolve`, remembered."""
@@ -61,6 +87,8 @@ class Template:
     def held(self, place: Place) -> bytes:
         """The template's bytes that hold `place` (of a bit-field also its neighbours' bits)."""
         row = self.section(place.section)
+        if row.kind == SECTION_SITES:
+            return self._words(place.section, row)[place.offset : place.offset + place.size]
         start = row.file_offset + place.offset
         return self.data[start : start + place.size] if row.has_bytes else bytes(place.size)
 
@@ -75,9 +103,10 @@ class Template:
 
 class Change:
     """One place whose bytes differ from the template's. `old` and `new` are whole bytes (of a bit-field those that
-    hold it); `file_offset` is None for a section without bytes in the file."""
+    hold it); `file_offset` is None for a section without bytes in the file. `derived`: of a key whose state is only in
+    its branch sites."""
 
-    __slots__ = ("path", "section", "offset", "file_offset", "old", "new", "_index", "_place")
+    __slots__ = ("path", "section", "offset", "file_offset", "old", "new", "derived", "_index", "_place")
 
     def __init__(self, index: Index, place: Place, section: Section, old: bytes, new: bytes) -> None:
         self.path = place.path
@@ -86,6 +115,7 @@ class Change:
         self.file_offset = section.file_offset + place.offset if section.has_bytes else None
         self.old = old
         self.new = new
+        self.derived = section.kind == SECTION_SITES
         self._index = index
         self._place = place
 
@@ -102,22 +132,35 @@ class Change:
 
 
 class Image:
-    """A template with values. `receipt` lists what differs, in the order of sections and offsets; `places` are all
-    places that were set, changed or not, without those inside another one."""
+    """A template with values. `values` lists the values that differ from the template's, in the order of sections and
+    offsets. `places` are all places that were set, changed or not, without those inside another one."""
 
-    __slots__ = ("template", "places", "receipt", "_patched")
+    __slots__ = ("template", "places", "values", "_patched", "_receipt")
 
     def __init__(self, template: Template, places: list[Place], patched: dict[int, bytearray]) -> None:
         self.template = template
         self.places = places
         self._patched = patched
-        self.receipt = [change for place in places if (change := self._change(place)) is not None]
+        self.values = [change for place in places if (change := self._change(place)) is not None]
+        self._receipt: list[Change | CodeChange] | None = None
 
     def _change(self, place: Place) -> Change | None:
         section = self.template.section(place.section)
         new = bytes(self._patched[place.section][place.offset : place.offset + place.size])
         old = self.template.held(place)
         return Change(self.template.index, place, section, old, new) if old != new else None
+
+    @property
+    def receipt(self) -> list[Change | CodeChange]:
+        """The ranges of bytes that differ from the template's, in the order of sections and offsets, those of
+        instructions last. Made when asked for: a load needs none."""
+        if self._receipt is None:
+            self._receipt = [change for change in self.values if not change.derived]
+            if self.template.has_code:
+                from elfpatch.patch.code import code_changes
+
+                self._receipt += code_changes(self)
+        return self._receipt
 
     def touched(self, number: int) -> bool:
         """Whether a value was written into data section `number`."""
@@ -127,6 +170,12 @@ class Image:
         """The contents of data section `number` (row in SECTIONS)."""
         patched = self._patched.get(number)
         return self.template.section_bytes(number) if patched is None else bytes(patched)
+
+    def bytes_at(self, number: int, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` of data section `number`."""
+        patched = self._patched.get(number)
+        held = self.template.section_bytes(number) if patched is None else patched
+        return bytes(held[offset : offset + size])
 
     @property
     def sections(self) -> dict[int, bytes]:
@@ -160,6 +209,8 @@ def make_image(template: Template, settings: Sequence[Setting], *, force: bool =
     Raises BadValue, or Problems with all of them. `force` also writes variables that are not settable.
     """
     index = template.index
+    if not force:
+        template.check_keys()
     errors: list[BadValue] = []
     claims: list[Claim] = []
     writes: list[tuple[Place, bytes | int]] = []
@@ -185,7 +236,12 @@ def make_image(template: Template, settings: Sequence[Setting], *, force: bool =
     patched: dict[int, bytearray] = {}
     for place, value in writes:
         _write(template, patched, place, value)
-    return Image(template, outermost([place for place, _ in writes]), patched)
+    image = Image(template, outermost([place for place, _ in writes]), patched)
+    if any(place.variable.flags & KEY for place in image.places):
+        from elfpatch.patch.code import check_words
+
+        check_words(image)
+    return image
 
 
 def image_to_load(template: Template, settings: Sequence[Setting], *, force: bool = False) -> Image:
@@ -232,7 +288,8 @@ def written(image: Image) -> bytes:
 
 
 def digest(image: Image) -> str:
-    """SHA-256, as hexadecimal digits, over the template's digest and the bytes of all settable variables.
+    """SHA-256, as hexadecimal digits, over the template's digest and the bytes of all settable variables, from which
+    follows what instructions say.
 
     It is the same whether the values are in memory or were written into the object. Bytes outside the object's
     settable ranges (of `.bss`, or forced) count where they differ from the template's.
@@ -242,26 +299,31 @@ def digest(image: Image) -> str:
     state.update(template.index.template_sha256)
     outside: dict[tuple[str, int], int] = {}
     spans = template.settable_ranges
-    for change in _outside(image.receipt, spans):
+    in_file = [change for change in image.values if not change.derived]
+    for change in _outside(in_file, spans):
         for at, (old, new) in enumerate(zip(change.old, change.new, strict=True)):
             if old != new:
                 outside[change.section, change.offset + at] = new
-    view = _file_view(image)
+    view = _file_view(template.data, in_file)
     state.update(b"".join([view[start:end] for start, end in spans]))
-    for (section, offset), value in sorted(outside.items()):
-        state.update(f"\n{section}+{offset:#x}={value:#x}".encode())
+    if template.has_code:
+        for number, section in enumerate(template.index.rows(Section)):
+            if section.kind == SECTION_SITES:
+                state.update(image.section_bytes(number))
+    for (name, offset), value in sorted(outside.items()):
+        state.update(f"\n{name}+{offset:#x}={value:#x}".encode())
     return state.hexdigest()
 
 
-def _file_view(image: Image) -> memoryview:
-    """The object's file with the receipt in it, sections without bytes aside."""
-    if not image.receipt:
-        return memoryview(image.template.data)
-    data = bytearray(image.template.data)
-    for change in image.receipt:
+def _file_view(data: bytes, changes: list[Change]) -> memoryview:
+    """The object's file with these changes in it, sections without bytes aside."""
+    if not changes:
+        return memoryview(data)
+    made = bytearray(data)
+    for change in changes:
         if change.file_offset is not None:
-            data[change.file_offset : change.file_offset + len(change.new)] = change.new
-    return memoryview(data)
+            made[change.file_offset : change.file_offset + len(change.new)] = change.new
+    return memoryview(made)
 
 
 def _outside(changes: list[Change], spans: list[tuple[int, int]]) -> Iterator[Change]:
@@ -293,7 +355,8 @@ def _write(template: Template, patched: dict[int, bytearray], place: Place, valu
     buffer = patched.get(place.section)
     if buffer is None:
         row = template.section(place.section)
-        contents = template.section_bytes(place.section) if row.has_bytes else row.size
+        stored = row.has_bytes or row.kind == SECTION_SITES
+        contents = template.section_bytes(place.section) if stored else row.size
         buffer = patched[place.section] = bytearray(contents)
     if isinstance(value, int):
         first = 8 * place.variable.offset + place.bit_offset

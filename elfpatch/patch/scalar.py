@@ -64,7 +64,8 @@ def show(index: Index, place: Place, raw: bytes | int) -> str:
     number = decode(index, place, raw)
     text = str(number)
     if kind.kind == BOOL:
-        text = {0: "false", 1: "true"}.get(number, "")
+        words = ("off", "on") if kind.size > 1 else ("false", "true")  # a static key has four bytes
+        text = {0: words[0], 1: words[1]}.get(number, "")
     elif kind.kind == ENUM:
         text = _enum_text(index, place, kind, number)
     elif place.format and isinstance(raw, bytes):

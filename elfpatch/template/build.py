@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 
 from elfpatch import index as ix
+from elfpatch.code import as_compiled, ready
 from elfpatch.errors import BadObject
 from elfpatch.template.compile import compile_object
 
@@ -30,15 +31,16 @@ def original(data: bytes) -> bytes:
         ix.verify(index, data)
     except BadObject:
         return data
-    return index.elf_header + data[ix.ELF_HEADER_SIZE : index.object_size]
+    return as_compiled(index, index.elf_header + data[ix.ELF_HEADER_SIZE : index.object_size])
 
 
-def build(data: bytes, stem: str) -> bytes:
+def build(data: bytes, stem: str, asked: tuple[str, ...] = ()) -> bytes:
     """The object with a fresh index. An index that it already carries is replaced, also one that another tool has moved
-    or made stale (`llvm-strip` and `llvm-objcopy` rewrite the file, and keep the section)."""
+    or made stale (`llvm-strip` and `llvm-objcopy` rewrite the file, and keep the section). `asked`: names of variables
+    that are to be immediates. Branch sites and immediates get the form that every loader takes."""
     plain = original(data)
-    index = ix.with_trailer(compile_object(plain, stem, replace_stale=True))
-    return embed(plain, index)
+    index = compile_object(plain, stem, replace_stale=True, asked=asked)
+    return embed(ready(ix.Index(index), plain), ix.with_trailer(index))
 
 
 def embed(data: bytes, block: bytes) -> bytes:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from elfpatch import index as ix
+from elfpatch import insn as isa
+from elfpatch.code import site_bytes, site_size
 from elfpatch.errors import BadObject
 from elfpatch.template import btf as bt
-from elfpatch.template import elf
+from elfpatch.template import elf, immediates, keys
 from elfpatch.template import maps as mp
+from elfpatch.template.lines import Lines
 from elfpatch.template.programs import Linker
 from elfpatch.template.types import TypeTable
 from elfpatch.template.variables import collect, data_section_kind, describe
 
 
-def compile_object(data: bytes, stem: str, *, replace_stale: bool = False) -> bytes:
+def compile_object(data: bytes, stem: str, *, replace_stale: bool = False, asked: tuple[str, ...] = ()) -> bytes:
     """The index of an object, without trailer. `stem`: the object's file name without its ending; it names the maps.
+    `asked`: names of variables that are to be immediates though they are not declared so.
 
-    Raises BadObject when the object is not one that elfpatch can use; unless `replace_stale`, also when it carries a
-    section `.elfpatch`, which then was not made of what the object is now.
+    Raises BadValue when one of `asked` does not exist, BadObject when the object is not one that elfpatch can use or,
+    unless `replace_stale`, carries a section `.elfpatch`, which then was not made of what the object is now.
     """
     obj = elf.parse(data)
     if not replace_stale and obj.section(".elfpatch") is not None:
@@ -32,22 +36,27 @@ def compile_object(data: bytes, stem: str, *, replace_stale: bool = False) -> by
     linker = Linker(obj, ext, map_table, rows)
     gnu, clang = _gnu_version(obj.compiler), _clang_version(obj.compiler)
     types = TypeTable(btf, dimensions_reversed=0 < gnu < 14, enum_signs_missing=0 < gnu < 13 or 0 < clang < 15)
-    variables = collect(obj, btf, rows, linker.references(), types)
+    sections = [
+        ix.Section(s.name, kinds[s.number], s.offset, s.size, int(s.has_bytes), map_table.by_section.get(s.number, -1))
+        for s in (obj.sections[number] for number in kinds)
+    ]
+    lines = Lines(btf, ext)
+    key_table = keys.collect(obj, btf, lines, linker.functions, types, len(sections))
+    sections += key_table.sections
+    variables = collect(obj, btf, rows, linker.references(), types, key_table.symbols) + key_table.variables
+    held = immediates.collect(linker, lines, variables, types.types, asked)
+    variables.sort(key=lambda variable: (variable.name, variable.section, variable.offset))
+    numbers = {id(variable): number for number, variable in enumerate(variables)}
+    for site, owner in zip(key_table.sites, key_table.owners, strict=True):
+        site.variable = numbers[id(owner)]
+    for row, owner in zip(held.rows, held.owners, strict=True):
+        row.variable = numbers[id(owner)]
+    linker.sites, linker.immediates = key_table.by_place, held.by_place
     fixups: list[ix.Fixup] = []
     entries = linker.entries()
     programs = [linker.program(entry, fixups) for entry in entries]
+    _without_states(programs, fixups, key_table.sites, obj.big_endian)
     mp.resolve_program_slots(map_table, {entry.symbol: row for row, entry in enumerate(entries)})
-    sections = [
-        ix.Section(
-            section.name,
-            kinds[section.number],
-            section.offset,
-            section.size,
-            int(section.has_bytes),
-            map_table.by_section.get(section.number, -1),
-        )
-        for section in (obj.sections[number] for number in kinds)
-    ]
     info = ix.Info(
         stem,
         _license(obj),
@@ -70,10 +79,25 @@ def compile_object(data: bytes, stem: str, *, replace_stale: bool = False) -> by
         ix.Slot: [*map_table.slots],
         ix.Program: [*programs],
         ix.Fixup: [*fixups],
-        ix.Mask: [*_masks(sections, variables)],
+        ix.Site: [*key_table.sites],
+        ix.Immediate: [*held.rows],
+        ix.Rewrite: [*held.rewrites],
+        ix.Mask: [*_masks(sections, variables, key_table.sites, held)],
         ix.Note: [ix.Note(text) for text in _notes(obj, kinds)],
     }
     return ix.encode(tables, big_endian=obj.big_endian, elf_header=data[: ix.ELF_HEADER_SIZE], object_data=data)
+
+
+def _without_states(programs: list[ix.Program], fixups: list[ix.Fixup], sites: list[ix.Site], big: bool) -> None:
+    """Bring branch sites into one form, whatever the object's keys are: values live in the object's own bytes, and an
+    index made of a patched template is the one that was made of the template."""
+    for program in programs:
+        code = bytearray(program.insns)
+        for fixup in fixups[program.first_fixup : program.first_fixup + program.fixups]:
+            if fixup.kind == ix.FIXUP_SITE:
+                raw = site_bytes(sites[fixup.ref], False, big)
+                code[fixup.insn * isa.SIZE : fixup.insn * isa.SIZE + len(raw)] = raw
+        program.insns = bytes(code)
 
 
 def _read_btf(obj: elf.ElfObject) -> tuple[bt.Btf | None, bt.BtfExt | None]:
@@ -85,7 +109,7 @@ def _read_btf(obj: elf.ElfObject) -> tuple[bt.Btf | None, bt.BtfExt | None]:
 
 
 def _kernel_btf(obj: elf.ElfObject, btf: bt.Btf | None, kinds: dict[int, int]) -> bytes:
-    if btf is None or obj.big_endian:  # big-endian objects are patched, never loaded here
+    if btf is None:
         return b""
     layout: dict[str, dict[int, int]] = {}
     sizes: dict[str, int] = {}
@@ -128,20 +152,27 @@ def _version(obj: elf.ElfObject) -> int:
     return int.from_bytes(section.data[:4], "big" if obj.big_endian else "little")
 
 
-def _masks(sections: list[ix.Section], variables: list[ix.Variable]) -> list[ix.Mask]:
-    """The file ranges of settable variables, merged where they touch."""
-    spans = sorted(
+def _masks(
+    sections: list[ix.Section], variables: list[ix.Variable], sites: list[ix.Site], held: immediates.ImmediateTable
+) -> list[ix.Mask]:
+    """The file ranges of settable variables and of what their values stand in, merged where they touch."""
+    data = [
         (sections[v.section].file_offset + v.offset, v.size)
         for v in variables
         if v.flags & ix.SETTABLE and sections[v.section].has_bytes
-    )
+    ]
+    code = [(site.file_offset, site_size(site)) for site in sites]
+    code += [(row.file_offset, len(row.raw)) for row in held.rows]
+    code += [(rewrite.offset, len(rewrite.raw)) for rewrite in held.rewrites]
     masks: list[ix.Mask] = []
-    for start, size in spans:
-        if masks and start <= masks[-1].offset + masks[-1].size:
-            masks[-1].size = max(masks[-1].size, start + size - masks[-1].offset)
-        else:
-            masks.append(ix.Mask(start, size))
-    return masks
+    for kind, spans in enumerate((data, code)):
+        first = len(masks)
+        for start, size in sorted(spans):
+            if len(masks) > first and start <= masks[-1].offset + masks[-1].size:
+                masks[-1].size = max(masks[-1].size, start + size - masks[-1].offset)
+            else:
+                masks.append(ix.Mask(start, size, kind))
+    return sorted(masks, key=lambda mask: mask.offset)
 
 
 def _notes(obj: elf.ElfObject, kinds: dict[int, int]) -> list[str]:

@@ -33,6 +33,16 @@ class Function:
     end: int
 
 
+@frozen
+class DataPlace:
+    """An LD_IMM64 of a function that takes the address of byte `offset` of data section row `data`."""
+
+    function: Function
+    slot: int
+    data: int
+    offset: int
+
+
 @define
 class Linked:
     """A program while it is put together. `places` gives the slot where each function starts."""
@@ -55,6 +65,9 @@ class Linker:
         self.data_sections = data_sections
         self.functions = _functions(obj)
         self._by_start = {(f.section.number, f.start): f for f in self.functions}
+        # What values do to instructions: the row of SITES or IMMEDIATES by (section number, slot)
+        self.sites: dict[tuple[int, int], int] = {}
+        self.immediates: dict[tuple[int, int], int] = {}
         self._relocations = {
             (number, relocation.offset // isa.SIZE): relocation
             for number, relocations in obj.relocations.items()
@@ -71,12 +84,48 @@ class Linker:
         found = []
         for number, relocations in self.obj.relocations.items():
             section = self.obj.sections[number]
+            if section.name == ".jump_table":  # it names keys, which nobody reads
+                continue
             for relocation in relocations:
                 if relocation.symbol.section not in self.data_sections:
                     continue
                 addend = self._addend(section, relocation)
                 found.append(Reference(relocation.symbol.section, relocation.symbol.value + addend))
         return found
+
+    def data_places(self) -> list[DataPlace]:
+        """Every LD_IMM64 that takes the address of a byte of a data section."""
+        found = []
+        for function in self.functions:
+            for slot in range(function.start, function.end):
+                relocation = self._relocations.get((function.section.number, slot))
+                if relocation is None or relocation.type != elf.R_BPF_64_64 or self._is_kconfig(relocation.symbol):
+                    continue
+                data = self.data_sections.get(relocation.symbol.section)
+                if data is not None and function.section.data[slot * isa.SIZE] == isa.LD_IMM64:
+                    addend = self._addend(function.section, relocation)
+                    found.append(DataPlace(function, slot, data, relocation.symbol.value + addend))
+        return found
+
+    def relocation_at(self, section: int, slot: int) -> elf.Relocation | None:
+        """The relocation of an instruction, by section number and slot."""
+        return self._relocations.get((section, slot))
+
+    def callee_name(self, function: Function, slot: int) -> str:
+        """What the call at a slot of the function's section calls, in words."""
+        insn = isa.decode(function.section.data, slot, big_endian=self.obj.big_endian)
+        if not insn.src:
+            from elfpatch.helpers import helper_name
+
+            return helper_name(insn.imm) or f"helper {insn.imm}"
+        relocation = self._relocations.get((function.section.number, slot))
+        if insn.src != isa.PSEUDO_CALL:
+            return relocation.symbol.name if relocation else "a kernel function"
+        try:
+            target = self._callee(function, slot, insn, relocation, "")
+        except BadObject:
+            return "a function"
+        return target if isinstance(target, str) else target.name
 
     def _addend(self, section: elf.Section, relocation: elf.Relocation) -> int:
         """What stands in the relocated field, without the symbol's value."""
@@ -127,6 +176,12 @@ class Linker:
             instruction = isa.decode(function.section.data, slot, big_endian=self.obj.big_endian)
             relocation = self._relocations.get((function.section.number, slot))
             placed = at + slot - function.start
+            place = (function.section.number, slot)
+            if place in self.sites:
+                linked.fixups.append(ix.Fixup(placed, ix.FIXUP_SITE, self.sites[place], ""))
+            if place in self.immediates:
+                linked.fixups.append(ix.Fixup(placed, ix.FIXUP_IMMEDIATE, self.immediates[place], ""))
+                relocation = None
             where = f"{function.section.name}:{function.name} instruction {slot - function.start}"
             if instruction.opcode == isa.CALL and instruction.src == isa.PSEUDO_CALL:
                 target = self._callee(function, slot, instruction, relocation, where)
@@ -217,7 +272,8 @@ class Linker:
         return pointed
 
     def _is_kconfig(self, symbol: elf.Symbol) -> bool:
-        return self.obj.sections[symbol.section].name == ".kconfig"
+        sections = self.obj.sections
+        return symbol.section < len(sections) and sections[symbol.section].name == ".kconfig"
 
     # --- what the instructions say of themselves ------------------------------------------------------------------
 
@@ -271,6 +327,15 @@ class Linker:
     def _moved(self, record: bytes, offset: int) -> bytes:
         return offset.to_bytes(4, "big" if self.obj.big_endian else "little") + record[4:]
 
+    def _global_functions(self, linked: Linked) -> bytes:
+        """Where functions start that the verifier checks on their own, as the kernel-ready BTF has them."""
+        starts = [place for function, place in linked.places.items() if place and self._is_global(function)]
+        return b"".join(start.to_bytes(4, "little") for start in starts)
+
+    def _is_global(self, function: Function) -> bool:
+        symbol = self.obj.symbols[function.symbol]
+        return symbol.binding != elf.STB_LOCAL and not symbol.hidden
+
     def program(self, entry: Function, fixups: list[ix.Fixup]) -> ix.Program:
         """The row of an entry program; its fix-ups are appended to `fixups`."""
         problem = ""
@@ -298,6 +363,7 @@ class Linker:
             self.func_info(linked),
             self.line_info(linked),
             self.core_relos(linked),
+            self._global_functions(linked),
             first,
             len(linked.fixups),
             problem,

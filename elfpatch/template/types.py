@@ -180,11 +180,12 @@ class TypeTable:
     def has_required(self, var: int, ref: int) -> bool:
         """Whether a variable or any member inside it is tagged `required`."""
         assert self.btf is not None
-        return self._tagged_required(var, -1) or self._contains_required(ref, 0)
+        return self.tagged(var, "required") or self._contains_required(ref, 0)
 
-    def _tagged_required(self, number: int, component: int) -> bool:
+    def tagged(self, number: int, word: str, component: int = -1) -> bool:
+        """Whether a VAR or a struct's member carries the tag `elfpatch:word`."""
         assert self.btf is not None
-        return any(tag.startswith(_TAG_PREFIX + "required") for tag in self.btf.tags(number, component))
+        return any(tag.startswith(_TAG_PREFIX + word) for tag in self.btf.tags(number, component))
 
     def _contains_required(self, number: int, depth: int) -> bool:
         assert self.btf is not None
@@ -194,6 +195,6 @@ class TypeTable:
         if record.kind == bt.ARRAY:
             return self._contains_required(record.ref, depth + 1)
         return any(
-            self._tagged_required(record.id, number) or self._contains_required(member.type, depth + 1)
+            self.tagged(record.id, "required", number) or self._contains_required(member.type, depth + 1)
             for number, member in enumerate(record.members)
         )

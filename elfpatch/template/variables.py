@@ -58,8 +58,10 @@ def collect(
     rows: dict[int, int],
     references: list[Reference],
     types: TypeTable,
+    keys: set[int],
 ) -> list[ix.Variable]:
-    """The variables of all data sections, sorted by name. `rows` gives the index row of a section by its number."""
+    """The variables of all data sections. `rows` gives the index row of a section by its number, `keys` the numbers of
+    symbols that are static keys."""
     found = []
     for section in obj.sections:
         if section.number not in rows:
@@ -71,12 +73,13 @@ def collect(
         live = _live(section, symbols, references)
         kind = data_section_kind(section)
         for symbol in symbols:
+            if symbol.number in keys:
+                continue
             found.append(
                 _variable(
                     obj, btf, section, kind, rows[section.number], symbol, described.get(symbol.number), types, live
                 )
             )
-    found.sort(key=lambda variable: (variable.name, variable.section, variable.offset))
     return found
 
 
@@ -178,6 +181,7 @@ def _variable(
     required = False
     size = symbol.size
     if described and btf:
+        flags |= ix.IMMEDIATE if types.tagged(described.type, "immediate") else 0
         flags |= ix.VOLATILE if btf.qualified(described.ref, bt.VOLATILE) else 0
         flags |= ix.CONST if btf.qualified(described.ref, bt.CONST) else 0
         type_row = types.row(described.ref)

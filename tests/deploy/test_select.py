@@ -18,7 +18,8 @@ def index_of(*programs: tuple[str, str]) -> ix.Index:
         bare = section.removeprefix("?")
         kind = section_type(bare)
         flags = 0 if section.startswith("?") else ix.AUTOLOAD
-        rows.append(ix.Program(name, bare, kind.prog_type, kind.attach_type, flags, "", b"", b"", b"", b"", 0, 0, ""))
+        nothing = (b"",) * 5  # instructions and what they say of themselves
+        rows.append(ix.Program(name, bare, kind.prog_type, kind.attach_type, flags, "", *nothing, 0, 0, ""))
     tables: dict[type[ix.Row], list[ix.Row]] = {ix.Program: rows}
     return ix.Index(ix.encode(tables, big_endian=False, elf_header=bytes(64), object_data=bytes(64)))
 

@@ -7,11 +7,17 @@ import os
 import re
 import struct
 import subprocess
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from elfpatch.deploy.load import load
+from elfpatch.deploy.prepare import prepare
+from elfpatch.deploy.select import select
 from elfpatch.errors import SyscallFailed
+from elfpatch.index import Map, Program
 from elfpatch.kernel import bpf
+from elfpatch.patch.image import Image
 from tests.support.packets import arp, ether, icmp, ipv4, ipv6, tcp, udp
 from tests.template.oracles import OBJECTS, ROOT, Loaded
 from tests.templates.support import possible_cpus
@@ -45,17 +51,32 @@ class Ran:
 
 def observed(loaded: Loaded, packets: list[bytes] = PACKETS) -> dict[str, object]:
     """Run every program that TEST_RUN knows on every packet, in order; then read the object's arrays."""
-    found: dict[str, object] = {}
-    for name, pin in loaded.programs.items():
-        fd = bpf.obj_get(str(pin))
-        try:
-            found[name] = _runs(fd, packets)
-        finally:
-            os.close(fd)
-    for pin in sorted((loaded.folder / "maps").iterdir()):
-        contents = _array(pin)
+    with ExitStack() as stack:
+        folders = loaded.programs, {pin.name: pin for pin in sorted((loaded.folder / "maps").iterdir())}
+        fds = []
+        for pins in folders:
+            fds.append({name: bpf.obj_get(str(pin)) for name, pin in pins.items()})
+            for fd in fds[-1].values():
+                stack.callback(os.close, fd)
+        return observed_fds(fds[0], fds[1], packets)
+
+
+def observed_in_memory(image: Image, *, specialize: bool = False, packets: list[bytes] = PACKETS) -> dict[str, object]:
+    """The same of an image that elfpatch loads, without a pin."""
+    index = image.template.index
+    prepared = prepare(image, select(index, []), specialize=specialize)
+    with load(image, prepared, {}, {}) as loaded:
+        programs = {index.row(Program, row).name: fd for row, fd in loaded.progs.items()}
+        maps = {index.row(Map, row).name: fd for row, fd in loaded.maps.items()}
+        return observed_fds(programs, maps, packets)
+
+
+def observed_fds(programs: dict[str, int], maps: dict[str, int], packets: list[bytes]) -> dict[str, object]:
+    found: dict[str, object] = {name: _runs(fd, packets) for name, fd in sorted(programs.items())}
+    for name, fd in maps.items():
+        contents = _array(fd)
         if contents is not None:
-            found[f"map {pin.name}"] = contents
+            found[f"map {name}"] = contents
     return found
 
 
@@ -78,20 +99,16 @@ def _runs(fd: int, packets: list[bytes]) -> list[Ran]:
     return made
 
 
-def _array(pin: Path) -> list[bytes] | None:
+def _array(fd: int) -> list[bytes] | None:
     """The elements of an array that is the object's own; None for other maps."""
-    fd = bpf.obj_get(str(pin))
-    try:
-        info = bpf.map_info(fd)
-        if info.type not in (ARRAY, PERCPU_ARRAY) or is_data_map(info.name):
-            return None
-        if info.type == ARRAY:
-            return [bpf.map_lookup(fd, struct.pack("I", key), info.value_size) for key in range(info.max_entries)]
-        size = -(-info.value_size // 8) * 8
-        raw = [bpf.map_lookup(fd, struct.pack("I", key), size * possible_cpus()) for key in range(info.max_entries)]
-        return [_summed(cells, size) for cells in raw]  # the runs may have been on any CPU
-    finally:
-        os.close(fd)
+    info = bpf.map_info(fd)
+    if info.type not in (ARRAY, PERCPU_ARRAY) or is_data_map(info.name):
+        return None
+    if info.type == ARRAY:
+        return [bpf.map_lookup(fd, struct.pack("I", key), info.value_size) for key in range(info.max_entries)]
+    size = -(-info.value_size // 8) * 8
+    raw = [bpf.map_lookup(fd, struct.pack("I", key), size * possible_cpus()) for key in range(info.max_entries)]
+    return [_summed(cells, size) for cells in raw]  # the runs may have been on any CPU
 
 
 def _summed(cells: bytes, size: int) -> bytes:
@@ -129,8 +146,9 @@ def compile_fixture(path: Path, changes: dict[str, str], folder: Path, *, consta
         compiler = ["bpf-gcc", "-O2", "-gbtf", "-fno-cse-follow-jumps"]
     else:
         variant = {"stripped": "clang-19-v3", "without-btf": "clang-14-v2"}.get(variant, variant)
-        version, cpu = variant.rsplit("-", 1)
-        compiler = [version, "-O2", "-g", "--target=bpf", f"-mcpu={cpu}"]
+        version, cpu = ("clang-19", "v3") if variant == "big-endian" else variant.rsplit("-", 1)
+        target = "bpfeb" if variant == "big-endian" else "bpfel"
+        compiler = [version, "-O2", "-g", f"--target={target}", f"-mcpu={cpu}"]
     includes = [f"-I{ROOT / 'bpf_templates'}", f"-I{SOURCES}", "-idirafter", "/usr/include"]
     includes += ["-idirafter", f"/usr/include/{multiarch}"]
     source = SOURCES / f"{path.stem}.bpf.c"

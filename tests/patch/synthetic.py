@@ -144,7 +144,7 @@ class Builder:
             if has_bytes:
                 data += body + gap * 16
         masks = [
-            ix.Mask(sections[row.section].file_offset + row.offset, row.size)
+            ix.Mask(sections[row.section].file_offset + row.offset, row.size, 0)
             for row, _ in self.variables
             if row.flags & SETTABLE and sections[row.section].has_bytes
         ]

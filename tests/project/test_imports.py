@@ -17,18 +17,23 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "elfpatch"
 
 # What the two wings may share
-COMMON = {"errors", "index", "insn", "uapi"}
+COMMON = {"errors", "index", "insn", "uapi", "code", "disasm", "flow", "helpers"}
 MAY_IMPORT = {
     "": set(),
     "errors": set(),
     "uapi": set(),
     "insn": {"errors"},
     "index": {"errors"},
+    "code": {"insn", "index"},
+    "helpers": set(),
+    "disasm": {"insn", "helpers"},
+    "flow": {"flow", "insn", "index", "errors", "helpers"},
     "patch": {"patch", *COMMON},
     "kernel": {"kernel", "errors", "uapi"},
     "template": {"template", *COMMON},
     "deploy": {"deploy", "patch", "kernel", *COMMON, "", "template"},
-    "cli": {"cli", "deploy", "patch", "kernel", "template", *COMMON, ""},
+    "explain": {"explain", "patch", *COMMON},
+    "cli": {"cli", "deploy", "explain", "patch", "kernel", "template", *COMMON, ""},
 }
 # Only where an object without an index must be compiled, and only then: inside a function
 ONLY_LAZILY = {("deploy", "template"), ("cli", "template")}

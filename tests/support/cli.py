@@ -32,7 +32,7 @@ class Result:
 class Cli:
     """`cli("apply", "--set", ...)` runs elfpatch; verbs that take them get the test's own folders."""
 
-    def __init__(self, state: Path, bpffs: Path) -> None:
+    def __init__(self, state: Path, bpffs: Path | str) -> None:
         self.layout = Layout(str(state), str(bpffs))
 
     def __call__(self, verb: str = "", *words: str) -> Result:

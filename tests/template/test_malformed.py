@@ -12,11 +12,13 @@ import pytest
 from elfpatch import index as ix
 from elfpatch.cli.inspect import as_json
 from elfpatch.cli.main import main
-from elfpatch.errors import BadObject
-from elfpatch.patch.image import Template
+from elfpatch.deploy.prepare import ready
+from elfpatch.deploy.select import Wanted
+from elfpatch.errors import BadObject, ElfpatchError
+from elfpatch.patch.image import Template, make_image, written
 from elfpatch.template.compile import compile_object
 from tests.template.mutate import boundaries, byte_order, headers, mutated
-from tests.template.oracles import ALL, OBJECTS, name_of, run
+from tests.template.oracles import ALL, OBJECTS, UNWRITTEN, name_of, run
 
 SCALARS = OBJECTS / "clang-19-v3" / "scalars.o"
 STRUCTS = OBJECTS / "clang-19-v3" / "structs.o"
@@ -60,6 +62,35 @@ def test_mutated_objects(block):
             error.add_note(f"seed {seed}, {name_of(path)}")
             raise
     assert 10 < sum(verdicts) < 90  # else they were damaged too much or too little
+
+
+IN_CODE = [path for path in ALL if path.stem in (*UNWRITTEN, "escape", "keys", "keys_linked", "keys_twice")]
+ASKED = ("IDENTITY", "PORT", "COOKIE:value", "LIMIT", "NODE_MAC_1", "loaded", "table", "both")
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_mutated_objects_with_values_in_their_code(block):
+    """Keys and immediates, asked for or declared; and what can be loaded is specialised."""
+    specialised = 0
+    for seed in range(block * 100, block * 100 + 100):
+        rng = random.Random(f"code {seed}")
+        path = rng.choice(IN_CODE)
+        data = mutated(path.read_bytes(), rng)
+        asked = tuple(rng.sample(ASKED, 3)) if path.stem in ("fetch", "escape") else ()
+        try:
+            template = Template("fixture.o", data, ix.Index(compile_object(data, "fixture", asked=asked)))
+            image = make_image(template, [])
+            image_written = written(image)
+            assert len(image_written) == len(data)
+            for row, program in enumerate(template.index.rows(ix.Program)):
+                ready(image, Wanted(row, program, program.type, 0), specialize=True)
+                specialised += 1
+        except ElfpatchError as error:
+            assert "\n" not in str(error)
+        except BaseException as error:
+            error.add_note(f"seed {seed}, {name_of(path)}")
+            raise
+    assert specialised > 30  # else they were damaged too much
 
 
 @pytest.mark.parametrize("path", ALL, ids=name_of)

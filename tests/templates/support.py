@@ -14,13 +14,21 @@ import struct
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cache
+from mmap import MAP_SHARED, PAGESIZE, PROT_READ, PROT_WRITE, mmap
 from pathlib import Path
 
+from elfpatch import index as ix
+from elfpatch.deploy import load as deploy
+from elfpatch.deploy.prepare import prepare
+from elfpatch.deploy.select import select
 from elfpatch.kernel import bpf
+from elfpatch.patch.image import Image, Template, make_image
+from elfpatch.patch.setting import from_set
 from elfpatch.template.build import build
 from tests.support.net import unique
+from tests.support.packets import ip4, ip6
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "bpf_templates"
@@ -63,11 +71,16 @@ def as_constants(settings: Settings) -> list[str]:
     return ["-DELFPATCH_CONSTANTS", *(f"-D{name.upper()}_DEFAULT={', '.join(made)}" for name, made in values.items())]
 
 
+def as_options(settings: Settings) -> list[str]:
+    """`settings` as options of the command line."""
+    return [word for path, text in settings.items() for word in ("--set", f"{path}={text}")]
+
+
 def _as_c(text: str) -> str:
     """A value of the command line as a C initializer."""
     units = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
-    if text in ("true", "false"):
-        return str(int(text == "true"))
+    if text in ("true", "false", "on", "off"):
+        return str(int(text in ("true", "on")))
     if match := re.fullmatch(r"([\d.]+)/(\d+)", text):
         return f"{{ .prefixlen = {match[2]}, .address = {_as_c(match[1])} }}"
     if re.fullmatch(r"\d+(\.\d+){3}", text):
@@ -103,11 +116,11 @@ def possible_cpus() -> int:
 
 
 class Map:
-    """A map that the program uses, by its pin."""
+    """A map that the program uses. It does not own its file descriptor."""
 
-    def __init__(self, pin: Path) -> None:
-        self.fd = bpf.obj_get(str(pin))
-        self.info = bpf.map_info(self.fd)
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.info = bpf.map_info(fd)
 
     def put(self, key: bytes, value: bytes) -> None:
         bpf.map_update(self.fd, key, value)
@@ -130,18 +143,60 @@ class Map:
         return sum(values[::2]), sum(values[1::2])
 
 
+# Flags in the length of a record of a ring buffer; see BPF_RINGBUF_BUSY_BIT in the kernel's bpf.h.
+RECORD_BUSY, RECORD_DISCARDED = 1 << 31, 1 << 30
+
+
+def consume(ring: Map) -> list[bytes]:
+    """The records of a BPF_MAP_TYPE_RINGBUF, which makes room for others. The kernel maps the position of the consumer
+    in the first page, that of the producer in the second, and then the data twice in a row, so no record is torn."""
+    size, found = ring.info.max_entries, []
+    with (
+        mmap(ring.fd, PAGESIZE, MAP_SHARED, PROT_READ | PROT_WRITE) as consumer,
+        mmap(ring.fd, PAGESIZE + 2 * size, MAP_SHARED, PROT_READ, offset=PAGESIZE) as producer,
+    ):
+        (at,), (end,) = struct.unpack_from("Q", consumer), struct.unpack_from("Q", producer)
+        while at < end:
+            start = PAGESIZE + at % size
+            (length,) = struct.unpack_from("I", producer, start)
+            assert not length & RECORD_BUSY, "a program is still writing"
+            discarded, length = length & RECORD_DISCARDED, length & ~RECORD_DISCARDED
+            if not discarded:
+                found.append(producer[start + 8 : start + 8 + length])
+            at += 8 + (length + 7) // 8 * 8
+        struct.pack_into("Q", consumer, 0, at)
+    return found
+
+
+@dataclass(frozen=True)
+class Event:
+    """`struct event` of events.h; `verdict` by its name, `time` in nanoseconds of CLOCK_MONOTONIC."""
+
+    time: int
+    id: int
+    ifindex: int
+    length: int
+    verdict: str
+    head: bytes
+
+
+def event_of(packet: bytes, verdict: str, *, id: int = 0, ifindex: int = 1) -> Event:
+    """The event that a packet should give, at time 0. TEST_RUN lets packets come from `lo`, number 1."""
+    return Event(0, id, ifindex, len(packet), verdict, packet[:64].ljust(64, b"\0"))
+
+
+def untimed(events: list[Event]) -> list[Event]:
+    return [replace(event, time=0) for event in events]
+
+
 @dataclass
 class Loaded:
-    """A program that is loaded and pinned, with its maps. `verdicts` names the rows of its map `counters`."""
+    """A program that is loaded, with its maps. `verdicts` names the rows of its map `counters`."""
 
-    pins: Path
     program: str
     verdicts: list[str]
-    _maps: dict[str, Map] = field(default_factory=dict)
-
-    @cached_property
-    def fd(self) -> int:
-        return bpf.obj_get(str(self.pins / "progs" / self.program))
+    fd: int
+    maps: dict[str, Map]
 
     def run(self, packet: bytes, ctx: bytes = b"", *, repeat: int = 1) -> Result:
         # With room for a `struct xdp_md` to come back, the kernel takes an empty one for the packet's bounds.
@@ -152,20 +207,23 @@ class Loaded:
         return Result(run.retval, run.data_out, run.ctx_out)
 
     def map(self, name: str) -> Map:
-        if name not in self._maps:
-            self._maps[name] = Map(self.pins / "maps" / name)
-        return self._maps[name]
+        return self.maps[name]
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Packets and bytes of every verdict that was reached."""
         found = {name: self.map("counters").counter(number) for number, name in enumerate(self.verdicts)}
         return {name: counter for name, counter in found.items() if counter[0]}
 
-    def close(self) -> None:
-        if "fd" in vars(self):
-            os.close(self.fd)
-        for opened in self._maps.values():
-            os.close(opened.fd)
+    def events(self) -> list[Event]:
+        """What was reported since the last call."""
+        found = [struct.unpack("QIIII64s", record) for record in consume(self.map("events"))]
+        return [Event(*head, self.verdicts[verdict], packet) for *head, verdict, packet in found]
+
+    def deny(self, prefix: str) -> None:
+        """Put a prefix, e.g. `10.0.0.0/8`, into the list of xdp_filter."""
+        address, length = prefix.split("/")
+        name, packed = ("deny6", ip6(address)) if ":" in address else ("deny4", ip4(address))
+        self.map(name).put(struct.pack("I", int(length)) + packed, bytes(8))
 
 
 def verdict_names(name: str) -> list[str]:
@@ -196,30 +254,59 @@ class Loader:
             out.write_bytes(build(out.read_bytes(), name))
         return out
 
+    def image(self, name: str, settings: Settings) -> Image:
+        data = self.template(name).read_bytes()
+        template = Template(f"{name}.o", data, ix.Index(ix.find(data)))
+        return make_image(template, [from_set(f"{path}={text}") for path, text in settings.items()])
+
     def load(self, name: str, settings: Settings, how: str = "patched") -> Loaded:
-        """`how`: `patched` is the template with `settings`, `compiled` the source compiled with them."""
-        if how == "patched":
-            return self.attach(name, settings)
-        deployment = unique(f"{name}_")
-        compiled = compile_template(name, self.work / f"{deployment}.o", *as_constants(settings))
-        pins = self.bpffs / "compiled" / deployment
-        bpftool_load(compiled, pins)
+        """`compiled` is the source compiled with `settings`. The others are the template: `patched` by an apply,
+        `written` to an object that libbpf loads, `specialized`, or neither (`plain`) and just loaded."""
+        match how:
+            case "patched":
+                return self.attach(name, settings)
+            case "plain" | "specialized":
+                return self._in_memory(name, settings, specialize=how == "specialized")
+            case "compiled":
+                path = compile_template(name, self.work / f"{unique(name)}.o", *as_constants(settings))
+            case "written":
+                path = self.work / f"{unique(name)}.o"
+                self.elfpatch("patch", *as_options(settings), "-o", str(path), str(self.template(name)))
+            case _:
+                raise ValueError(how)
+        pins = self.bpffs / how / path.stem
+        bpftool_load(path, pins)
         self._undo.callback(shutil.rmtree, pins)
-        return self._loaded(name, pins)
+        return self._pinned(name, pins)
 
     def attach(self, name: str, settings: Settings, *targets: str) -> Loaded:
         """Apply a template to targets of the command line, e.g. `tcx:veth0:ingress,netns=NAME`."""
         deployment = unique(f"{name}_")
-        options = [word for path, text in settings.items() for word in ("--set", f"{path}={text}")]
-        options += [word for target in targets for word in ("--target", target)]
+        options = as_options(settings) + [word for target in targets for word in ("--target", target)]
         self.elfpatch("apply", "--name", deployment, *options, str(self.template(name)))
         self._undo.callback(self.elfpatch, "detach", deployment)
-        return self._loaded(name, self.bpffs / "elfpatch" / deployment)
+        return self._pinned(name, self.bpffs / "elfpatch" / deployment)
 
-    def _loaded(self, name: str, pins: Path) -> Loaded:
-        loaded = Loaded(pins, name, verdict_names(name) if name != "mark" else [])
-        self._undo.callback(loaded.close)
-        return loaded
+    def _in_memory(self, name: str, settings: Settings, *, specialize: bool) -> Loaded:
+        image = self.image(name, settings)
+        index = image.template.index
+        prepared = prepare(image, select(index, []), specialize=specialize)
+        made = self._undo.enter_context(deploy.load(image, prepared, {}, {}))
+        (fd,) = made.progs.values()
+        return self._loaded(name, fd, {index.row(ix.Map, row).name: map_fd for row, map_fd in made.maps.items()})
+
+    def _pinned(self, name: str, pins: Path) -> Loaded:
+        def opened(pin: Path) -> int:
+            fd = bpf.obj_get(str(pin))
+            self._undo.callback(os.close, fd)
+            return fd
+
+        maps = {pin.name: opened(pin) for pin in (pins / "maps").iterdir()}
+        return self._loaded(name, opened(pins / "progs" / name), maps)
+
+    def _loaded(self, name: str, fd: int, maps: dict[str, int]) -> Loaded:
+        verdicts = verdict_names(name) if name != "mark" else []
+        return Loaded(name, verdicts, fd, {name: Map(map_fd) for name, map_fd in maps.items()})
 
     def elfpatch(self, verb: str, *arguments: str, status: int = 0) -> str:
         """Run the command line with this loader's folders; what it wrote to standard error."""

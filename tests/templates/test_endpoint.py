@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 
 import pytest
 
@@ -32,7 +33,7 @@ from tests.support.packets import (
     tcp,
     udp,
 )
-from tests.templates.support import TC_NEXT, TC_SHOT
+from tests.templates.support import TC_NEXT, TC_SHOT, event_of, untimed
 
 MAC, IP4, IP6 = "02:00:00:00:00:05", "10.0.0.5", "fd00::5"
 LOCAL6 = "fe80::ff:fe00:5"  # the EUI-64 of MAC
@@ -374,6 +375,84 @@ def test_every_slot_of_the_list_counts(loader, port, slot):
     all_are(program, "DENIED_PORT", [frame(ipv4(IP4, PEER4, udp(1, port ^ 2)))])
 
 
+# --- static keys
+
+PASSING = frame(ipv4(IP4, PEER4, udp(1, 443, b"long enough for more than a head" * 3)))
+JUDGED = [
+    (PASSING, "PASSED"),
+    (frame(ipv4(OTHER4, PEER4, udp(1, 443))), "SPOOFED_IP4"),
+    (frame(ipv4(IP4, PEER4, udp(1, 80))), "DENIED_PORT"),
+    (frame(ipv4(IP4, PEER4, b"ab")), "MALFORMED"),
+    (said(IP4), "PASSED"),
+]
+ALL_EVENTS = [event_of(packet, verdict, id=77) for packet, verdict in JUDGED]
+
+
+def test_by_default_nothing_is_reported(load):
+    program = load("endpoint", POLICY)
+    assert verdicts(program, [packet for packet, _ in JUDGED]) == [verdict for _, verdict in JUDGED]
+    assert program.events() == []
+
+
+def test_debug_reports_every_packet(load):
+    program = load("endpoint", POLICY | {"debug": "on"})
+    start = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    assert verdicts(program, [packet for packet, _ in JUDGED]) == [verdict for _, verdict in JUDGED]
+    events = program.events()
+    assert untimed(events) == ALL_EVENTS
+    times = [start, *(event.time for event in events), time.clock_gettime_ns(time.CLOCK_MONOTONIC)]
+    assert times == sorted(times)
+
+
+def test_drops_alone_can_be_reported(load):
+    program = load("endpoint", POLICY | {"notify_drops": "on"})
+    all_are(program, "PASSED", [PASSING])
+    assert program.events() == []
+    for packet, _ in JUDGED:
+        program.run(packet)
+    assert untimed(program.events()) == [event for event in ALL_EVENTS if event.verdict != "PASSED"]
+
+
+def test_what_is_only_audited_is_no_drop(load):
+    audit = POLICY | {"ep.policy.mode": "POLICY_AUDIT"}
+    denied, spoofed = JUDGED[2][0], JUDGED[1][0]
+    program = load("endpoint", audit | {"notify_drops": "on"})
+    assert verdicts(program, [denied, spoofed]) == ["AUDITED", "SPOOFED_IP4"]
+    assert untimed(program.events()) == [event_of(spoofed, "SPOOFED_IP4", id=77)]
+    program = load("endpoint", audit | {"debug": "on"})
+    program.run(denied)
+    assert untimed(program.events()) == [event_of(denied, "AUDITED", id=77)]
+
+
+def test_a_packet_is_never_reported_twice(load):
+    program = load("endpoint", POLICY | {"debug": "on", "notify_drops": "on"})
+    for packet, _ in JUDGED:
+        program.run(packet)
+    assert untimed(program.events()) == ALL_EVENTS
+
+
+def test_without_accounting_nothing_is_counted(load):
+    program = load("endpoint", POLICY | {"accounting": "off"})
+    results = [program.run(packet) for packet, _ in JUDGED]
+    assert [result.verdict == TC_NEXT for result in results] == [verdict == "PASSED" for _, verdict in JUDGED]
+    assert results[0].mark == 77
+    assert program.counters() == {}
+
+
+def test_a_reader_that_is_slow_stops_no_packet(load):
+    """A buffer of 64 KiB has room for 682 events of 88 bytes and their heads; what comes then is lost."""
+    program = load("endpoint", POLICY | {"debug": "on"})
+    assert program.run(PASSING, repeat=1000).verdict == TC_NEXT
+    assert program.counters()["PASSED"][0] == 1000
+    assert len(program.events()) == 682
+    short, verdict = JUDGED[3]
+    for packet in (short, PASSING, short):
+        program.run(packet)
+    # Where a packet ends, nothing is left of the event that was in the same place before.
+    of_short, of_passing = event_of(short, verdict, id=77), ALL_EVENTS[0]
+    assert untimed(program.events()) == [of_short, of_passing, of_short]
+
+
 # --- over a veth pair: `b` is the endpoint, the filter is on the host's end, `a`
 
 
@@ -443,6 +522,18 @@ def test_only_what_the_endpoint_may_send_arrives(attach, net, hook):
     found = {name: count for name, (count, _) in program.counters().items()}
     assert found.pop("PASSED") >= 5  # the kernel of `b` may say something about multicast meanwhile
     assert found == {"SPOOFED_IP4": 3, "SPOOFED_IP6": 1, "SPOOFED_MAC": 1, "DENIED_PORT": 3}
+
+
+def test_events_name_the_interface(attach, net):
+    settings = of_b(net) | {"ep.id": "9", "notify_drops": "on"}
+    program = attach("endpoint", settings, f"tcx:{net.a.ifname}:ingress,netns={net.a.ns.name}")
+    own, foreign = (
+        ether(ipv4(source, net.a.ip4, udp(1, 2, b"<a packet>")), source=net.b.mac, dest=net.a.mac)
+        for source in (net.b.ip4, "10.77.0.9")
+    )
+    assert arrived(net, {"a packet": own}) == {"a packet"}
+    assert arrived(net, {"a packet": foreign}) == set()
+    assert untimed(program.events()) == [event_of(foreign, "SPOOFED_IP4", id=9, ifindex=net.a.ifindex)]
 
 
 def test_connections_open_only_to_allowed_ports(attach, net):

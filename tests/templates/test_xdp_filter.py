@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.support.packets import ETH_ARP, arp, ether, ip4, ip6, ipv4, ipv6, tcp, udp
-from tests.templates.support import XDP_DROP, XDP_PASS
+from tests.templates.support import XDP_DROP, XDP_PASS, event_of, untimed
 
 LIMITS = {"limits.pps": "1", "limits.burst": "5"}  # one packet a second: no token comes back during a test
 
@@ -19,12 +19,6 @@ def from4(source: str, **more) -> bytes:
 
 def from6(source: str, **more) -> bytes:
     return ether(ipv6(source, "2001:db8::1", tcp(1000, 80)), **more)
-
-
-def deny(program, prefix: str) -> None:
-    address, length = prefix.split("/")
-    name, packed = ("deny6", ip6(address)) if ":" in address else ("deny4", ip4(address))
-    program.map(name).put(struct.pack("I", int(length)) + packed, bytes(8))
 
 
 def verdict(program, packet: bytes, *, passes: bool | None = None) -> str:
@@ -60,7 +54,7 @@ def test_without_entries_and_limits_everything_passes(load):
 def test_denied_sources_are_dropped_and_hits_counted(load):
     program = load("xdp_filter", {})
     for prefix in ("10.1.0.0/16", "10.2.3.4/32", "fd00:1::/32", "fd00:2::3/128"):
-        deny(program, prefix)
+        program.deny(prefix)
     cases = {
         "10.1.2.3": "DENIED",
         "10.2.3.4": "DENIED",
@@ -81,13 +75,13 @@ def test_denied_sources_are_dropped_and_hits_counted(load):
 
 def test_the_destination_does_not_matter(load):
     program = load("xdp_filter", {})
-    deny(program, "192.0.2.1/32")
+    program.deny("192.0.2.1/32")
     assert verdict(program, from4("10.0.0.1")) == "PASSED"
 
 
 def test_dry_run_only_counts(load):
     program = load("xdp_filter", LIMITS | {"dry_run": "true"})
-    deny(program, "10.1.0.0/16")
+    program.deny("10.1.0.0/16")
     assert verdict(program, from4("10.1.2.3"), passes=True) == "DENIED"
     found = [verdict(program, from4("10.9.9.9"), passes=True) for _ in range(7)]
     assert found == ["PASSED"] * 5 + ["LIMITED"] * 2
@@ -223,6 +217,67 @@ def test_what_cannot_be_read_is_dropped(load):
         assert verdict(program, packet) == "MALFORMED"
 
 
+# --- static keys
+
+SAMPLED = [
+    (ether(ipv4("10.0.0.1", "192.0.2.1", udp(1, 2, b"long enough for more than a head" * 3))), "PASSED"),
+    (from6("fd00::1"), "PASSED"),
+    (ether(b"\x40", 0x0800), "MALFORMED"),
+    (ether(arp("02:00:00:00:00:02", "10.0.0.1", "10.0.0.2"), ETH_ARP), "NOT_IP"),
+    (from4("10.1.2.3", vlans=(3,)), "DENIED"),
+]
+
+
+def test_by_default_nothing_is_sampled(load):
+    program = load("xdp_filter", {"sample_one_in": "1"})
+    for packet, _ in SAMPLED:
+        program.run(packet)
+    assert program.events() == []
+
+
+def test_one_in_one_is_every_packet(load):
+    program = load("xdp_filter", {"sampling": "on", "sample_one_in": "1"})
+    program.deny("10.1.0.0/16")
+    start = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    assert [verdict(program, packet) for packet, _ in SAMPLED] == [expected for _, expected in SAMPLED]
+    events = program.events()
+    assert untimed(events) == [event_of(packet, expected) for packet, expected in SAMPLED]
+    times = [start, *(event.time for event in events), time.clock_gettime_ns(time.CLOCK_MONOTONIC)]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("one_in", [2, 10, 1000])
+def test_one_in_so_many_is_sampled(load, one_in):
+    """Within five standard deviations of a binomial distribution: 1 in 1,700,000."""
+    runs = 500 * one_in
+    program = load("xdp_filter", {"sampling": "on", "sample_one_in": str(one_in)})
+    program.run(from4("10.0.0.1"), repeat=runs)
+    share = 1 / one_in
+    assert abs(len(program.events()) - runs * share) <= 5 * (runs * share * (1 - share)) ** 0.5
+
+
+def test_without_ipv6_it_passes_unjudged(load):
+    program = load("xdp_filter", LIMITS | {"ipv6": "off"})
+    program.deny("fd00:1::/32")
+    program.deny("10.1.0.0/16")
+    for packet in (from6("fd00:1::1"), from6("fd00:1::1", vlans=(3, 4)), ether(b"\x70" + bytes(50), 0x86DD)):
+        assert [verdict(program, packet) for _ in range(7)] == ["NOT_IP"] * 7
+    assert program.map("sources").keys() == []
+    assert verdict(program, from4("10.1.2.3")) == "DENIED"
+    assert [verdict(program, from4("10.0.0.1")) for _ in range(7)] == ["PASSED"] * 5 + ["LIMITED"] * 2
+    assert verdict(program, ether(ipv6("fd00::1", "fd00::2"), vlans=(1, 2, 3))) == "MALFORMED"
+
+
+def test_without_a_rate_limit_no_source_is_too_fast(load):
+    program = load("xdp_filter", LIMITS | {"limits.penalty": "3600s", "rate_limit": "off"})
+    program.deny("10.1.0.0/16")
+    program.deny("fd00:1::/32")
+    for source in (from4("10.0.0.1"), from6("fd00::1")):
+        assert passed_of(program, source, 50) == 50
+    assert program.map("sources").keys() == []
+    assert (verdict(program, from4("10.1.2.3")), verdict(program, from6("fd00:1::1"))) == ("DENIED", "DENIED")
+
+
 # --- over a veth pair
 
 
@@ -244,8 +299,8 @@ def arrived(net, frames: list[bytes]) -> int:
 def test_on_an_interface(attach, net, mode):
     settings = {"limits.pps": "1", "limits.burst": "5"}
     program = attach("xdp_filter", settings, f"xdp:{net.a.ifname}:{mode},netns={net.a.ns.name}")
-    deny(program, "10.77.1.0/24")
-    deny(program, "fd77:1::/32")
+    program.deny("10.77.1.0/24")
+    program.deny("fd77:1::/32")
 
     def sent(source: str, vlans: tuple[int, ...] = ()) -> bytes:
         ip, to = (ipv6, net.a.ip6) if ":" in source else (ipv4, net.a.ip4)
@@ -260,3 +315,12 @@ def test_on_an_interface(attach, net, mode):
     found = {name: count for name, (count, _) in program.counters().items()}
     assert found.pop("PASSED") >= 15  # the kernel of `b` may say something about multicast meanwhile
     assert found == {"NOT_IP": 10, "DENIED": 20, "LIMITED": 18}
+
+
+@pytest.mark.parametrize("mode", ["drv", "skb"])
+def test_samples_name_the_interface(attach, net, mode):
+    settings = {"sampling": "on", "sample_one_in": "1"}
+    program = attach("xdp_filter", settings, f"xdp:{net.a.ifname}:{mode},netns={net.a.ns.name}")
+    sent = ether(ipv4("10.77.0.2", net.a.ip4, udp(1, 2, b"counted")), source=net.b.mac, dest=net.a.mac)
+    assert arrived(net, [sent]) == 1
+    assert untimed(program.events()).count(event_of(sent, "PASSED", ifindex=net.a.ifindex)) == 1

@@ -137,6 +137,16 @@ def test_packets_longer_than_the_mtu_are_dropped(load, service, more, room, verd
     assert only(program) == verdict
 
 
+@pytest.mark.parametrize("service", [SERVICE, REDIRECT], ids=["encapsulate", "redirect"])
+def test_without_encapsulation_all_is_redirected(load, service):
+    length = len(request()) - 14  # there is room for no other header, and none is counted
+    program = load("xdp_lb", service | {"encap": "off", "service.mtu": str(length)} | backends(-1, -1, 7))
+    packet = request()
+    result = program.run(packet)
+    assert (result.verdict, result.packet) == (XDP_TX, mac("02:00:00:00:01:03") + mac(HOST_MAC) + packet[12:])
+    assert program.counters() == {"FORWARDED": (1, len(packet))}
+
+
 # --- what is the service's
 
 

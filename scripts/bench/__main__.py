@@ -1,14 +1,14 @@
-"""`make bench`: the first three rows of the cost table.
+"""`make bench`: the first three rows of the cost table, and what a packet pays for settings (packets.py).
 
 Each row times whole processes, interleaved. An apply is the installed console script of a wheel in an environment of
 its own, on a TCX target, with another value each time, so that each one patches, loads, verifies, swaps and records.
 The rival compiles the same source with the value as a constant (clang) and loads and pins the program (bpftool prog
 load). It swaps nothing: bpftool 7.1 cannot attach to tc. The line "+ tc" lets `tc filter replace` do that.
 
-    --runs N       rounds of the small rows (60); the large one has half as many
+    --runs N       rounds of the small rows (60); the large one has half as many, packets a quarter
     --json FILE    also write all figures as JSON
-    --rows A,B     only these of: interpreter, smallest, large, imports
-    --venv FOLDER  measure the elfpatch that is installed there
+    --rows A,B     only these of: interpreter, smallest, large, imports, packets
+    --venv FOLDER  measure the elfpatch that is installed there (packets: the one of this tree, in this process)
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from elfpatch.errors import ElfpatchError
 from scripts import private
-from scripts.bench import environment, imports, large
+from scripts.bench import environment, imports, large, packets
 from scripts.bench.measure import CommandFailed, Spread, Subject, interleave, ratios
 from scripts.build_templates import compile_object
 
-ROWS = ("interpreter", "smallest", "large", "imports")
+ROWS = ("interpreter", "smallest", "large", "imports", "packets")
 IFACE = "bench0"
 PIN = "/sys/fs/bpf/rival"
 
@@ -45,6 +46,7 @@ class Bench:
         self.runs = runs
         self.rows: list[dict[str, object]] = []
         self.imports: list[tuple[str, float]] = []
+        self.packets: packets.Table | None = None
 
     # --- subjects
 
@@ -128,9 +130,12 @@ class Bench:
             self.python, lambda number: [*words[:2], "--set", f"foo={number + 10}", str(mark)], max(3, self.runs // 4)
         )
 
+    def packet_times(self) -> None:
+        self.packets = packets.measure(self.work, self.clang, max(2, self.runs // 4))
+
     def run(self, rows: list[str]) -> None:
-        steps = {"interpreter": self.interpreter, "smallest": self.smallest, "large": self.large}
-        for name, step in {**steps, "imports": self.import_times}.items():
+        steps = (self.interpreter, self.smallest, self.large, self.import_times, self.packet_times)
+        for name, step in zip(ROWS, steps, strict=True):
             if name in rows:
                 print(f"bench: {name} ...", file=sys.stderr, flush=True)
                 step()
@@ -146,9 +151,19 @@ def sizes(elfpatch: str, path: Path) -> str:
     return f"{program['insns']} instructions{size}"
 
 
-def report(machine: dict[str, str], rows: list[dict], imported: list[tuple[str, float]]) -> str:
+def report(machine: dict[str, str], bench: Bench) -> str:
     """The figures for a person."""
     lines = [f"{key + ':':<9}{value}" for key, value in machine.items()]
+    lines += rows_report(bench.rows)
+    if bench.imports:
+        lines += imports_report(bench.imports)
+    if bench.packets:
+        lines += packets.report(bench.packets)
+    return "\n".join(lines)
+
+
+def rows_report(rows: list[dict]) -> list[str]:
+    lines = []
     for row in rows:
         facts = "".join(f"; {value}" for value in row["facts"].values())
         lines += ["", f"{row['row']} ({row['runs']} rounds{facts})"]
@@ -162,14 +177,20 @@ def report(machine: dict[str, str], rows: list[dict], imported: list[tuple[str, 
                 f"  ratio to {rival:<22}{ratio['median']:6.3f}   middle half {ratio['low']:.3f} to {ratio['high']:.3f}"
                 f"   (bound {row['bound']})"
             )
-    if imported:
-        ours = [ms for name, ms in imported if name.partition(".")[0] == "elfpatch"]
-        others = [ms for name, ms in imported if name.partition(".")[0] != "elfpatch"]
-        lines += ["", "imports of an apply beyond the bare interpreter's, under -X importtime, which adds to them:"]
-        lines += [f"  {sum(ours):6.2f} ms  in {len(ours)} modules of elfpatch"]
-        lines += [f"  {sum(others):6.2f} ms  in {len(others)} modules of the standard library", "  the dearest:"]
-        lines += [f"  {ms:6.2f} ms  {name}" for name, ms in imported[:20]]
-    return "\n".join(lines)
+    return lines
+
+
+def imports_report(imported: list[tuple[str, float]]) -> list[str]:
+    ours = [ms for name, ms in imported if name.partition(".")[0] == "elfpatch"]
+    others = [ms for name, ms in imported if name.partition(".")[0] != "elfpatch"]
+    return [
+        "",
+        "imports of an apply beyond the bare interpreter's, under -X importtime, which adds to them:",
+        f"  {sum(ours):6.2f} ms  in {len(ours)} modules of elfpatch",
+        f"  {sum(others):6.2f} ms  in {len(others)} modules of the standard library",
+        "  the dearest:",
+        *(f"  {ms:6.2f} ms  {name}" for name, ms in imported[:20]),
+    ]
 
 
 def arguments() -> argparse.Namespace:
@@ -189,7 +210,8 @@ def main() -> int:
     given = arguments()
     clang = os.environ.get("CLANG", "clang-19")
     problem = private.why_not()
-    needed = ("bpftool", "tc", clang) if {"smallest", "large"} & set(given.rows.split(",")) else ()
+    rows = set(given.rows.split(","))
+    needed = ("bpftool", "tc", clang) if {"smallest", "large"} & rows else (clang,) if "packets" in rows else ()
     problem = problem or ", ".join(f"{tool} is missing" for tool in needed if shutil.which(tool) is None)
     if problem:
         print(f"bench: {problem}", file=sys.stderr)
@@ -205,13 +227,18 @@ def main() -> int:
         bench = Bench(Path(venv), Path(work), clang, given.runs)
         try:
             bench.run(given.rows.split(","))
-        except (CommandFailed, subprocess.CalledProcessError) as error:
+        except (CommandFailed, subprocess.CalledProcessError, ElfpatchError, packets.Disagreement) as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
         machine = {"date": datetime.date.today().isoformat(), **environment.describe(bench.python, clang)}
-    print(report(machine, bench.rows, bench.imports))
+    print(report(machine, bench))
     if given.json:
-        body = {"machine": machine, "rows": bench.rows, "imports_ms": dict(bench.imports)}
+        body = {
+            "machine": machine,
+            "rows": bench.rows,
+            "imports_ms": dict(bench.imports),
+            "packets": bench.packets and asdict(bench.packets),
+        }
         Path(given.json).write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
     return 0
 

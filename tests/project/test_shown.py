@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from scripts.bench import styles
+from scripts.bench.packets import Disagreement, check
 from tests.support.require import require
 
 ROOT = Path(__file__).parents[2]
@@ -79,3 +83,25 @@ def test_the_benchmark_runs(venv: Path, tmp_path: Path) -> None:
     assert float(btf) >= 100
     assert any(name == "elfpatch.index" for name in body["imports_ms"])
     assert "ratio to" in out
+    packets = {row["style"]: row for row in body["packets"]["rows"]}
+    assert len(packets) == 7
+    for style, row in packets.items():
+        assert 0 < row["ns"]["least"] <= row["ns"]["median"] <= row["ns"]["most"]
+        assert row["sizes"]["jited_bytes"] > 0
+        assert bool(row["sizes"]["settings_memory"]) == (style in ("frozen .rodata", "array map", "hash map"))
+        assert set(row["sizes"]["maps_memory"]) == {"counters"} | (
+            set() if row["specialized"] else {"denied", "events"}
+        )
+        assert style in out
+
+
+def test_the_benchmark_compares_only_builds_that_do_the_same(tmp_path: Path) -> None:
+    require("clang-19")
+    builds = styles.build_all(tmp_path, "clang-19")
+    with ExitStack() as opened:
+        running = {build.style.name: styles.load_build(build, opened) for build in builds}
+        check(running)
+        other = dataclasses.replace(builds[-1], value=bytes(len(builds[-1].value)))
+        running["hash map"] = styles.load_build(other, opened)
+        with pytest.raises(Disagreement, match="hash map: not what compiled-in constants make of a packet"):
+            check(running)

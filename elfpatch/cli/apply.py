@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from elfpatch.cli import options, output, request
-from elfpatch.deploy.plan import ATTACH, DETACH
+from elfpatch.deploy.plan import ATTACH, DETACH, KEEP
 from elfpatch.deploy.transaction import DEFAULT_LOCK_TIMEOUT, Outcome, apply
 
 OPERANDS = "OBJECT"
@@ -69,6 +69,7 @@ def as_json(outcome: Outcome) -> dict[str, object]:
     body["changes"] = output.changes_json(plan) if plan.changed else []
     if outcome.carried is not None:
         body["maps"] = {"copied": outcome.carried.copied, "replaced": outcome.carried.replaced}
+    body["live"] = plan.live.paths if plan.live else []
     body["specialized"] = outcome.record.specialized
     body["left_out"] = outcome.left_out
     body["notes"] = outcome.notes
@@ -86,11 +87,15 @@ def as_text(outcome: Outcome) -> list[str]:
         new = outcome.new_ids.get(text, 0)
         if step.action == DETACH:
             lines.append(f"  detached {text}")
+        elif step.action == KEEP:
+            lines.append(f"  kept {text}: program {new}")
         elif step.action == ATTACH:
             lines.append(f"  attached {text}: program {new}")
         else:
             lines.append(f"  swapped {text}: program {step.live.prog_id} -> {new}")
-    if not plan.steps:
+    if plan.live:
+        lines.append(f"  stored {', '.join(plan.live.paths)} in the running programs' memory, with no reload")
+    elif not plan.steps:
         names = ", ".join(f"{name} (program {number})" for name, number, _ in record.programs)
         lines.append(f"  loaded, verified and pinned {names}; nothing is attached (no --target)")
     if outcome.carried is not None and outcome.carried.copied:

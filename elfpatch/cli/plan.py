@@ -47,6 +47,7 @@ def as_json(plan: Plan) -> dict[str, object]:
             for step in plan.steps
         ],
         "programs": [ready.wanted.program.name for ready in plan.prepared.programs.values()],
+        "live": plan.live.paths if plan.live else [],
         "specialized": plan.request.specialize,
         "left_out": plan.prepared.left_out,
         "changes": output.changes_json(plan) if plan.changed else [],
@@ -57,6 +58,9 @@ def as_text(plan: Plan) -> list[str]:
     if not plan.changed:
         return [f"{plan.name}: no change, generation {plan.generation} already is this configuration"]
     lines = [f"{plan.name}: would become generation {plan.generation}"]
+    if plan.live:
+        lines.append(f"  store {', '.join(plan.live.paths)} in the running programs' memory, with no reload")
+        return lines + output.changes_lines(plan)
     names = ", ".join(ready.wanted.program.name for ready in plan.prepared.programs.values())
     lines.append(f"  load and verify {names}" + (", specialised" if plan.request.specialize else ""))
     if plan.prepared.left_out:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from elfpatch.deploy.attach.base import Adapter, Place
+    from elfpatch.deploy.live import Store
     from elfpatch.deploy.paths import Layout
     from elfpatch.deploy.record import Attached, Record
     from elfpatch.deploy.select import Selection
@@ -122,9 +123,21 @@ class ValueChange:
 
 class Plan:
     """`changed` is False when the deployment already is what was asked for. `unpinned`: pins of its programs are gone,
-    so they are to be loaded again."""
+    so they are to be loaded again. `live`: the store that makes the change in what runs, None for a reload."""
 
-    __slots__ = ("_prepared", "changed", "config_sha256", "image", "name", "record", "request", "selection", "steps")
+    __slots__ = (
+        "_prepared",
+        "changed",
+        "config_sha256",
+        "image",
+        "live",
+        "name",
+        "record",
+        "request",
+        "selection",
+        "steps",
+        "unpinned",
+    )
 
     def __init__(
         self,
@@ -143,6 +156,8 @@ class Plan:
         self.record = record
         self.selection = selection
         self.steps = steps
+        self.unpinned = unpinned
+        self.live: Store | None = None
         self._prepared: Prepared | None = None
         self.config_sha256 = digest(image)
         template = image.template.index.template_sha256.hex()
@@ -162,6 +177,13 @@ class Plan:
         """The number of the generation that this plan leads to."""
         now = self.record.generation if self.record else 0
         return now + 1 if self.changed else now
+
+    def reload(self) -> None:
+        """Every program changes with its generation."""
+        self.live = None
+        for step in self.steps:
+            if step.action == KEEP:
+                step.action = SWAP
 
     @property
     def prepared(self) -> Prepared:
@@ -192,10 +214,12 @@ def make_plan(layout: Layout, request: Request, *, may_look: bool = True) -> Pla
     steps = _steps(layout, name, record, targets, selection, may_look=may_look)
     unpinned = record is not None and bool(rec.unpinned(layout, record))
     plan = Plan(request, name, image, record, selection, steps, unpinned=unpinned)
-    if plan.changed:  # every program changes with its generation
-        for step in steps:
-            if step.action == KEEP:
-                step.action = SWAP
+    if plan.changed and record is not None and record.sections:  # there are values that programs can be given live
+        from elfpatch.deploy.live import live_store
+
+        plan.live = live_store(plan)
+    if plan.changed and plan.live is None:
+        plan.reload()
     return plan
 
 

@@ -56,6 +56,13 @@ def apply(layout: Layout, request: Request, lock_timeout: float = DEFAULT_LOCK_T
         if not plan.changed:
             assert plan.record is not None
             return Outcome(plan, plan.record)
+        if plan.live is not None:
+            from elfpatch.deploy.live import store_live
+
+            record = store_live(layout, plan, plan.live)
+            if record is not None:
+                return _stored(plan, record)
+            plan.reload()
         prepared = plan.prepared
         for left in reversed(range(_PIN_RACES)):
             try:
@@ -67,6 +74,13 @@ def apply(layout: Layout, request: Request, lock_timeout: float = DEFAULT_LOCK_T
                 if not left or (error.operation, error.errno) != ("BPF_OBJ_PIN", EEXIST):
                     raise
         raise Bug("no try at loading")
+
+
+def _stored(plan: Plan, record: Record) -> Outcome:
+    """A change that was made in the running programs."""
+    outcome = Outcome(plan, record)
+    outcome.new_ids = {one.target: one.prog_id for one in record.attached}
+    return outcome
 
 
 def _commit(layout: Layout, plan: Plan, prepared: Prepared, carried: Carried, loaded: Loaded) -> Outcome:

@@ -295,6 +295,11 @@ def leaves(index: Index, row: int, *, open_arrays: bool = False) -> Iterator[Pla
     yield from _leaves(index, whole(index, row, index.row(Variable, row)), open_arrays)
 
 
+def leaves_of(index: Index, place: Place) -> Iterator[Place]:
+    """The places inside `place` that take a value of their own, arrays opened."""
+    yield from _leaves(index, place, True)
+
+
 def _leaves(index: Index, place: Place, open_arrays: bool) -> Iterator[Place]:
     from elfpatch.patch.shape import text_form
 

@@ -184,12 +184,13 @@ def test_maps_and_globals_keep_their_state(cli: Cli, compiled: Callable[..., str
     cli.ok("apply", "--name", "s", "--set", "version=2", path)
     run_pinned(cli, "s", "incoming", 2)
     assert (value(counters), value(bss)) == (7, 7)
-    done = cli.ok("apply", "--name", "s", "-j", "--set", "version=2", "--set", "knob=9", path).json
+    done = cli.ok("apply", "--name", "s", "-j", "--set", "version=3", "--set", "knob=9", path).json
     assert done["maps"]["copied"] == [".data"]
     assert value(cli.layout.map("s", ".data"), 4) == 9
     assert (value(counters), value(bss)) == (7, 7)
     # a set .bss variable keeps the others' state
     done = cli.ok("apply", "--name", "s", "-j", "--set", "version=2", "--set", "knob=9", "--set", "runs=100", path).json
+    assert done["maps"]["copied"] == [".bss"]
     assert value(bss) == 100
 
 

@@ -9,7 +9,7 @@ from elfpatch.deploy.source import open_template
 from elfpatch.patch.schema import schema
 
 OPERANDS = "OBJECT"
-OPTIONS = (*options.FOLDERS, *options.JSON)
+OPTIONS = (options.IMMEDIATE, *options.FOLDERS, *options.JSON)
 EXAMPLES = ("elfpatch schema endpoint.o > endpoint.schema.json",)
 
 

@@ -2,7 +2,6 @@
 
     model      what is said of a program: the one thing that all forms of output are made from
     build      an image's program -> its model
-    values     a program's instructions with an image's keys and immediates in them
     debuginfo  function names and source lines, out of BTF
     places     which variable, member or element lies at an address of a data section
     entries    where variables, keys and immediates enter

@@ -21,6 +21,7 @@ variables. So a template whose values were patched is still this template, and a
 from __future__ import annotations
 
 import struct
+import sys
 
 from elfpatch.errors import BadObject, Bug
 
@@ -450,14 +451,15 @@ _HEADER_SIZE = _HEAD.size + _BODY.size + _SPAN.size * len(TABLES)
 
 
 def _new_sha256() -> Callable[[], _Hash]:
-    """`hashlib` would load libcrypto, 3 to 5 ms; the interpreter has a module of its own."""
+    """`hashlib` would load libcrypto, 3 to 5 ms; the interpreter has a module of its own, unless its builder left it
+    out. The version decides which: looking for one that is not there goes through every folder of sys.path."""
     try:
-        from _sha2 import sha256  # Python 3.12 and later
-    except ImportError:
-        try:
+        if sys.version_info >= (3, 12):
+            from _sha2 import sha256
+        else:
             from _sha256 import sha256
-        except ImportError:
-            from hashlib import sha256
+    except ImportError:
+        from hashlib import sha256
     made: Callable[[], _Hash] = sha256
     return made
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from elfpatch import index as ix
 from elfpatch.cli import options, output, request
 from elfpatch.deploy.source import open_template
-from elfpatch.patch.code import sites_of
+from elfpatch.patch.code import disagreement, sites_of
 from elfpatch.patch.describe import type_text
 from elfpatch.patch.path import Place, leaves, whole
 from elfpatch.patch.value import brief, show
@@ -73,6 +73,10 @@ def _keys(template: Template) -> Iterator[tuple[int, Place]]:
             yield row, whole(index, row, variable)
 
 
+def _key_problem(template: Template, row: int, place: Place) -> str:
+    return disagreement(template, place.variable, [site for site, _, _ in sites_of(template, row)])
+
+
 def _keys_json(template: Template) -> list[dict[str, object]]:
     return [
         {
@@ -80,6 +84,7 @@ def _keys_json(template: Template) -> list[dict[str, object]]:
             "default": show(template.index, place, template.raw(place)),
             "settable": not place.variable.why_not,
             "why_not": place.variable.why_not or None,
+            "problem": _key_problem(template, row, place) or None,
             "description": place.description or None,
             "required": bool(place.meta and place.meta.required),
             "sites": [
@@ -111,6 +116,8 @@ def _keys_text(template: Template, *, everything: bool) -> list[str]:
         lines.append(f"  {place.path}  {state}  {place.description}{required}".rstrip())
         if place.variable.why_not:
             lines.append(f"    cannot be set: {place.variable.why_not}")
+        if problem := _key_problem(template, row, place):
+            lines.append(f"    cannot be used: {problem}")
         found = sites_of(template, row)
         rows = [
             (

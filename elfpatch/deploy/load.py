@@ -13,8 +13,7 @@ from struct import pack, pack_into
 from elfpatch import index as ix
 from elfpatch.deploy.select import needs_btf_target
 from elfpatch.errors import BadObject, SyscallFailed, Unsupported
-from elfpatch.kernel import bpf
-from elfpatch.uapi import MAP_TYPES
+from elfpatch.kernel import abi, bpf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,18 +23,26 @@ if TYPE_CHECKING:
     from elfpatch.errors import ElfpatchError
     from elfpatch.patch.image import Image
 
-_RDONLY_PROG = 1 << 7
-_F_SLEEPABLE, _F_XDP_HAS_FRAGS = 1 << 4, 1 << 5
-
-_RINGBUFS = tuple(MAP_TYPES.index(name) for name in ("ringbuf", "user_ringbuf"))
-_PERF_EVENT_ARRAY = MAP_TYPES.index("perf_event_array")
+_RINGBUFS = (abi.MAP_TYPE_RINGBUF, abi.MAP_TYPE_USER_RINGBUF)
 # Types whose map_alloc_check or check_btf refuses type ids for key and value (libbpf: bpf_object__create_map)
-_WITHOUT_BTF = tuple(
-    MAP_TYPES.index(name)
-    for name in (
-        "prog_array perf_event_array cgroup_array stack_trace array_of_maps hash_of_maps devmap devmap_hash cpumap "
-        "xskmap sockmap sockhash queue stack ringbuf user_ringbuf bloom_filter"
-    ).split()
+_WITHOUT_BTF = (
+    abi.MAP_TYPE_PROG_ARRAY,
+    abi.MAP_TYPE_PERF_EVENT_ARRAY,
+    abi.MAP_TYPE_CGROUP_ARRAY,
+    abi.MAP_TYPE_STACK_TRACE,
+    abi.MAP_TYPE_ARRAY_OF_MAPS,
+    abi.MAP_TYPE_HASH_OF_MAPS,
+    abi.MAP_TYPE_DEVMAP,
+    abi.MAP_TYPE_DEVMAP_HASH,
+    abi.MAP_TYPE_CPUMAP,
+    abi.MAP_TYPE_XSKMAP,
+    abi.MAP_TYPE_SOCKMAP,
+    abi.MAP_TYPE_SOCKHASH,
+    abi.MAP_TYPE_QUEUE,
+    abi.MAP_TYPE_STACK,
+    abi.MAP_TYPE_RINGBUF,
+    abi.MAP_TYPE_USER_RINGBUF,
+    abi.MAP_TYPE_BLOOM_FILTER,
 )
 
 
@@ -145,7 +152,7 @@ def possible_cpus() -> int:
 def effective_entries(definition: ix.Map) -> int:
     """max_entries as the kernel is given it: ring buffers are whole pages, a power of two of them, and a perf event
     array without a size has a slot for each CPU (libbpf does the same)."""
-    if definition.type == _PERF_EVENT_ARRAY and definition.max_entries == 0:
+    if definition.type == abi.MAP_TYPE_PERF_EVENT_ARRAY and definition.max_entries == 0:
         return possible_cpus()
     if definition.type in _RINGBUFS and definition.max_entries:
         pages = -(-definition.max_entries // 4096)
@@ -172,7 +179,7 @@ def _make_map(image: Image, index: ix.Index, row: int, loaded: Loaded, contents:
                 bpf.map_update(fd, b"\0\0\0\0", contents[section])
             elif image.touched(section) or image.template.section(section).has_bytes:  # else zeros, as it is
                 bpf.map_update(fd, b"\0\0\0\0", image.section_bytes(section))
-            if definition.flags & _RDONLY_PROG:
+            if definition.flags & abi.F_RDONLY_PROG:
                 bpf.map_freeze(fd)
         except BaseException:
             os.close(fd)
@@ -185,7 +192,7 @@ def _create(definition: ix.Map, btf: int, inner: int) -> int:
     try:
         return _create_once(definition, btf if typed else 0, inner)
     except SyscallFailed as error:
-        if not typed or error.errno not in (EINVAL, E2BIG, EOPNOTSUPP, 524):
+        if not typed or error.errno not in (EINVAL, E2BIG, EOPNOTSUPP, abi.ENOTSUPP):
             raise _explained(definition, error) from None
     try:
         return _create_once(definition, 0, inner)
@@ -200,7 +207,7 @@ def _create_once(definition: ix.Map, btf: int, inner: int) -> int:
         definition.key_size,
         definition.value_size,
         effective_entries(definition),
-        definition.flags | (1 << 2 if numa >= 0 else 0),  # BPF_F_NUMA_NODE
+        definition.flags | (abi.F_NUMA_NODE if numa >= 0 else 0),
         name=definition.name,
         btf_fd=btf,
         key_type_id=definition.btf_key if btf else 0,
@@ -212,6 +219,8 @@ def _create_once(definition: ix.Map, btf: int, inner: int) -> int:
 
 
 def _explained(definition: ix.Map, error: SyscallFailed) -> ElfpatchError:
+    from elfpatch.uapi import MAP_TYPES
+
     kind = MAP_TYPES[definition.type] if definition.type < len(MAP_TYPES) else str(definition.type)
     error.where = f"map {definition.name} ({kind})"
     if error.errno == EINVAL and not definition.max_entries:
@@ -250,8 +259,8 @@ def _load_program(image: Image, info: ix.Info, ready: Ready, loaded: Loaded) -> 
     for insn, row in ready.refs.items():
         pack_into("<i", insns, insn * 8 + 4, loaded.maps[row])
     typed = loaded.btf >= 0
-    flags = (_F_SLEEPABLE if program.flags & ix.SLEEPABLE else 0) | (
-        _F_XDP_HAS_FRAGS if program.flags & ix.FRAGS else 0
+    flags = (abi.F_SLEEPABLE if program.flags & ix.SLEEPABLE else 0) | (
+        abi.F_XDP_HAS_FRAGS if program.flags & ix.FRAGS else 0
     )
     spec = bpf.ProgSpec(
         wanted.prog_type,

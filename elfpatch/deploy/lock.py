@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from errno import EACCES, EAGAIN
 
 from elfpatch.errors import LockBusy, of_system
+from elfpatch.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Lock:
         except OSError as error:
             raise of_system(error, "cannot open the lock", where=path, hint="see --state-dir") from None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            libc.flock(fd, libc.LOCK_EX | libc.LOCK_NB)
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 self._fd = fd
                 return True

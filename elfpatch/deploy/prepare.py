@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from elfpatch import index as ix
 from elfpatch.errors import BadObject
-from elfpatch.uapi import MAP_TYPES
+from elfpatch.kernel.abi import F_RDONLY_PROG, MAP_TYPE_PROG_ARRAY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from elfpatch.patch.image import Image
     from elfpatch.patch.specialise import Specialised
 
-_RDONLY_PROG = 1 << 7
-_PROG_ARRAY = MAP_TYPES.index("prog_array")
 _MAP_FIXUPS = (ix.FIXUP_MAP_FD, ix.FIXUP_MAP_VALUE)
 
 
@@ -153,7 +151,7 @@ def constants(image: Image) -> Callable[[int, int, int], int | None]:
     def memory(row: int, offset: int, size: int) -> int | None:
         if row not in held:
             definition = index.row(ix.Map, row)
-            frozen = definition.section >= 0 and definition.flags & _RDONLY_PROG
+            frozen = definition.section >= 0 and definition.flags & F_RDONLY_PROG
             held[row] = image.section_bytes(definition.section) if frozen else None
         contents = held[row]
         if contents is None or not 0 <= offset <= len(contents) - size:
@@ -178,7 +176,7 @@ def _only_what_runs(image: Image, selection: Selection, prepared: Prepared) -> N
     """The programs on targets (all, when there are no targets), and from there what their live code refers to."""
     index = image.template.index
     slots = list(index.rows(ix.Slot))
-    arrays = {row for row, definition in enumerate(index.rows(ix.Map)) if definition.type == _PROG_ARRAY}
+    arrays = {row for row, definition in enumerate(index.rows(ix.Map)) if definition.type == MAP_TYPE_PROG_ARRAY}
     reachable: dict[int, set[int] | None] = {}  # of prog arrays: the slots that live code may jump to, None for any
     pending = list(dict.fromkeys(selection.for_target)) or list(selection.wanted)
     used: set[int] = set()

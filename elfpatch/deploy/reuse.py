@@ -12,10 +12,9 @@ import os
 from elfpatch import index as ix
 from elfpatch.deploy.load import effective_entries, possible_cpus
 from elfpatch.errors import BadConfiguration, ElfpatchError, raise_all
-from elfpatch.kernel import bpf, bpffs
+from elfpatch.kernel import abi, bpf, bpffs
 from elfpatch.patch.image import make_image
 from elfpatch.patch.setting import from_set
-from elfpatch.uapi import MAP_TYPES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +23,8 @@ if TYPE_CHECKING:
     from elfpatch.deploy.record import Record
     from elfpatch.patch.image import Image
 
-_PROG_ARRAY = MAP_TYPES.index("prog_array")
-_DEVMAPS = (MAP_TYPES.index("devmap"), MAP_TYPES.index("devmap_hash"))
-_LRU_HASHES = (MAP_TYPES.index("lru_hash"), MAP_TYPES.index("lru_percpu_hash"))
-_NO_COMMON_LRU, _NUMA_NODE, _RDONLY_PROG = 1 << 1, 1 << 2, 1 << 7
+_DEVMAPS = (abi.MAP_TYPE_DEVMAP, abi.MAP_TYPE_DEVMAP_HASH)
+_LRU_HASHES = (abi.MAP_TYPE_LRU_HASH, abi.MAP_TYPE_LRU_PERCPU_HASH)
 
 
 class Carried:
@@ -58,13 +55,14 @@ def pin_path(layout: Layout, name: str, definition: ix.Map, section: str = "") -
 
 def is_state(definition: ix.Map) -> bool:
     """Whether a map is kept for the next generation."""
-    return not is_private_prog_array(definition) and not (definition.section >= 0 and definition.flags & _RDONLY_PROG)
+    frozen = definition.section >= 0 and definition.flags & abi.F_RDONLY_PROG
+    return not frozen and not is_private_prog_array(definition)
 
 
 def is_private_prog_array(definition: ix.Map) -> bool:
     """Whether a map is a prog array that each generation has for itself. It must be pinned all the same: the kernel
     empties a prog array when the last file descriptor and pin are gone, whoever still calls through it."""
-    return definition.type == _PROG_ARRAY and not definition.pinning
+    return definition.type == abi.MAP_TYPE_PROG_ARRAY and not definition.pinning
 
 
 def carry(
@@ -132,35 +130,41 @@ def _carry_map(
 def differences(definition: ix.Map, live: bpf.MapInfo) -> list[str]:
     """Every way in which a live map differs from a definition, in words."""
     pairs = (
-        ("type", _type(definition.type), _type(live.type)),
+        ("type", definition.type, live.type),
         ("key size", definition.key_size, live.key_size),
         ("value size", definition.value_size, live.value_size),
         ("max entries", _kernel_entries(definition), live.max_entries),
-        ("flags", f"{_kernel_flags(definition):#x}", f"{live.flags:#x}"),
+        ("flags", _kernel_flags(definition), live.flags),
         ("map_extra", definition.extra, live.map_extra),
     )
-    return [f"{what} {have} instead of {want}" for what, want, have in pairs if want != have]
+    return [
+        f"{what} {_shown(what, have)} instead of {_shown(what, want)}" for what, want, have in pairs if want != have
+    ]
 
 
 def _kernel_flags(definition: ix.Map) -> int:
     """The flags that the kernel tells of a map made as defined: it makes device maps read-only for programs."""
     return (
         definition.flags
-        | (_NUMA_NODE if definition.numa_node >= 0 else 0)
-        | (_RDONLY_PROG if definition.type in _DEVMAPS else 0)
+        | (abi.F_NUMA_NODE if definition.numa_node >= 0 else 0)
+        | (abi.F_RDONLY_PROG if definition.type in _DEVMAPS else 0)
     )
 
 
 def _kernel_entries(definition: ix.Map) -> int:
     """The entries that the kernel tells of a map made as defined: of an LRU list per CPU all are equally long."""
     entries = effective_entries(definition)
-    if definition.type in _LRU_HASHES and definition.flags & _NO_COMMON_LRU:
+    if definition.type in _LRU_HASHES and definition.flags & abi.F_NO_COMMON_LRU:
         return -(-entries // possible_cpus()) * possible_cpus()
     return entries
 
 
-def _type(number: int) -> str:
-    return MAP_TYPES[number] if number < len(MAP_TYPES) else str(number)
+def _shown(what: str, number: int) -> str:
+    if what == "type":
+        from elfpatch.uapi import MAP_TYPES
+
+        return MAP_TYPES[number] if number < len(MAP_TYPES) else str(number)
+    return f"{number:#x}" if what == "flags" else str(number)
 
 
 def _carry_data(

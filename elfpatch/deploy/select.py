@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from elfpatch.errors import BadConfiguration, BadObject, Missing, raise_all
 from elfpatch.index import AUTOLOAD, SLOT_PROG, Index, Program, Slot
-from elfpatch.uapi import ATTACH_TYPES, PROG_TYPES
+from elfpatch.kernel import abi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from elfpatch.errors import ElfpatchError
 
 # types for which bpf(2) wants the target's BTF id at load
-_NEEDS_BTF_TARGET = tuple(PROG_TYPES.index(name) for name in ("tracing", "ext", "lsm", "struct_ops"))
+_NEEDS_BTF_TARGET = (abi.PROG_TYPE_TRACING, abi.PROG_TYPE_EXT, abi.PROG_TYPE_LSM, abi.PROG_TYPE_STRUCT_OPS)
 
 
 class Wanted:
@@ -108,8 +108,8 @@ def _for_target(programs: list[Program], target: Target) -> tuple[int, int, int]
         if not fitting:
             program = programs[named[0]]
             raise BadConfiguration(
-                f"program {program.name} is of type {PROG_TYPES[program.type]}"
-                f"{_attach_text(program)}, the target wants {PROG_TYPES[target.prog_type]}",
+                f"program {program.name} is of type {_type_text(program.type)}"
+                f"{_attach_text(program)}, the target wants {_type_text(target.prog_type)}",
                 where=target.text,
             )
         row = fitting[0]
@@ -119,7 +119,15 @@ def _for_target(programs: list[Program], target: Target) -> tuple[int, int, int]
     return row, program.type or target.prog_type, _attach_type(program, target)
 
 
+def _type_text(prog_type: int) -> str:
+    from elfpatch.uapi import PROG_TYPES
+
+    return PROG_TYPES[prog_type]
+
+
 def _attach_text(program: Program) -> str:
+    from elfpatch.uapi import ATTACH_TYPES
+
     return f" ({ATTACH_TYPES[program.attach_type]})" if program.attach_type else ""
 
 
@@ -147,7 +155,7 @@ def _only(programs: list[Program], rows: list[int], target: Target) -> int:
     """The one program for a target: the only one that fits, or the only one whose section says it is meant."""
     if not rows:
         raise BadConfiguration(
-            f"no program of the object is of type {PROG_TYPES[target.prog_type]}",
+            f"no program of the object is of type {_type_text(target.prog_type)}",
             where=target.text,
             hint=f"it has {', '.join(f'{p.name} ({p.section})' for p in programs)}",
         )

@@ -1,6 +1,6 @@
 """Numbers of bpf(2) and its neighbours, read from the BTF of Linux 6.18 (`#define`s from its uapi headers).
 
-Only what this floor uses. The full lists of program, attach and map types are in `elfpatch.uapi`;
+Only what is computed with. The full lists of program, attach and map types, for their names, are in `elfpatch.uapi`;
 `tests/kernel/test_abi.py` holds both against the running kernel's own BTF. The layouts of `union bpf_attr` stand
 beside the calls in `bpf.py`.
 """
@@ -51,6 +51,33 @@ PROG_TYPE_CGROUP_SOCK_ADDR = 18
 PROG_TYPE_CGROUP_SYSCTL = 23
 PROG_TYPE_CGROUP_SOCKOPT = 25
 
+# those that bpf(2) wants the BTF id of a kernel function or another program for
+PROG_TYPE_TRACING = 26
+PROG_TYPE_STRUCT_OPS = 27
+PROG_TYPE_EXT = 28
+PROG_TYPE_LSM = 29
+
+# enum bpf_map_type: the ones that are treated in a way of their own
+MAP_TYPE_PROG_ARRAY = 3
+MAP_TYPE_PERF_EVENT_ARRAY = 4
+MAP_TYPE_STACK_TRACE = 7
+MAP_TYPE_CGROUP_ARRAY = 8
+MAP_TYPE_LRU_HASH = 9
+MAP_TYPE_LRU_PERCPU_HASH = 10
+MAP_TYPE_ARRAY_OF_MAPS = 12
+MAP_TYPE_HASH_OF_MAPS = 13
+MAP_TYPE_DEVMAP = 14
+MAP_TYPE_SOCKMAP = 15
+MAP_TYPE_CPUMAP = 16
+MAP_TYPE_XSKMAP = 17
+MAP_TYPE_SOCKHASH = 18
+MAP_TYPE_QUEUE = 22
+MAP_TYPE_STACK = 23
+MAP_TYPE_DEVMAP_HASH = 25
+MAP_TYPE_RINGBUF = 27
+MAP_TYPE_BLOOM_FILTER = 30
+MAP_TYPE_USER_RINGBUF = 31
+
 ATTACH_XDP = 37
 ATTACH_TCX_INGRESS = 46
 ATTACH_TCX_EGRESS = 47
@@ -62,6 +89,7 @@ EXIST = 2
 F_LOCK = 4
 
 # flags of BPF_MAP_CREATE
+F_NO_COMMON_LRU = 2
 F_NUMA_NODE = 4
 F_RDONLY_PROG = 128
 F_MMAPABLE = 1024

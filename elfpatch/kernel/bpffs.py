@@ -5,7 +5,6 @@ A bpffs holds pins, folders and symbolic links only, and no name with a dot. ren
 
 from __future__ import annotations
 
-import fcntl
 import os
 from errno import EACCES, EEXIST, ENOENT, ENOTDIR, EPERM, EROFS
 from stat import S_ISDIR, S_ISLNK
@@ -43,7 +42,7 @@ def ensure(root: str) -> bool:
     except OSError as error:
         raise _failed("mkdir", error, f"cannot make {root} to mount a BPF file system on") from None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        libc.flock(fd, libc.LOCK_EX)
         if is_mounted(root):
             return False
         if os.listdir(root):
@@ -66,23 +65,35 @@ def _failed(operation: str, error: OSError, what: str) -> errors.ElfpatchError:
     return errors.SyscallFailed(operation, error.errno or 0, what)
 
 
+def _make(path: str) -> bool:
+    """Make a private folder; False when another process was faster."""
+    try:
+        os.mkdir(path, PRIVATE)
+    except FileExistsError:
+        return False
+    return True
+
+
 def make_private(path: str) -> None:
     """Make folder `path` (its parent exists) with mode 0700, or see that the one there is ours and make it private.
 
     The root of a bpffs is usually writable for everybody: a folder of another owner, or a symbolic link, is refused.
     """
     try:
-        os.mkdir(path, PRIVATE)
-    except FileExistsError:
-        status = os.lstat(path)
-        if S_ISLNK(status.st_mode) or not S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            raise errors.NoPermission(
-                f"{path} is not a folder of ours", hint="remove it, or choose another folder with --bpffs"
-            ) from None
-        if status.st_mode & 0o7777 != PRIVATE:
-            os.chmod(path, PRIVATE)
+        try:
+            status = os.lstat(path)  # first, for at all but the first apply it is there
+        except FileNotFoundError:
+            if _make(path):
+                return
+            status = os.lstat(path)
     except OSError as error:
         raise _failed("mkdir", error, f"cannot make {path}") from None
+    if S_ISLNK(status.st_mode) or not S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise errors.NoPermission(
+            f"{path} is not a folder of ours", hint="remove it, or choose another folder with --bpffs"
+        )
+    if status.st_mode & 0o7777 != PRIVATE:
+        os.chmod(path, PRIVATE)
 
 
 def stage(fd: int, path: str) -> str:
@@ -94,8 +105,13 @@ def stage(fd: int, path: str) -> str:
     if "." in name or not name:
         raise errors.Bug(f"{name!r} cannot name a pin")
     fresh = f"{folder}/{name[:200]}-new-{os.getpid()}"
-    unpin(fresh)  # left by a process that crashed and had our number
-    bpf.obj_pin(fd, fresh)
+    try:
+        bpf.obj_pin(fd, fresh)
+    except errors.SyscallFailed as error:
+        if error.errno != EEXIST:
+            raise
+        unpin(fresh)  # left by a process that crashed and had our number
+        bpf.obj_pin(fd, fresh)
     return fresh
 
 

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from _ctypes import _SimpleCData
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
+from sys import byteorder
 
 from elfpatch.errors import of_system
 
-WORDS = (1, 2, 4, 8)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    _Simple = _SimpleCData[int]
+else:
+    _Simple = _SimpleCData
+
+
+class _Word1(_Simple):
+    _type_ = "B"
+
+
+class _Word2(_Simple):
+    _type_ = "H"
+
+
+class _Word4(_Simple):
+    _type_ = "I"
+
+
+class _Word8(_Simple):
+    _type_ = "Q"
+
+
+_WORDS = {1: _Word1, 2: _Word2, 4: _Word4, 8: _Word8}
 
 
 def store(fd: int, size: int, offset: int, word: bytes) -> None:
     """Write `word` (1, 2, 4 or 8 bytes) at `offset`, a multiple of its length, of the first `size` bytes of a map's
     memory. Raises what `of_system` makes of OSError."""
-    from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
-    from sys import byteorder
-
-    kind = dict(zip(WORDS, (c_uint8, c_uint16, c_uint32, c_uint64), strict=True))[len(word)]
+    kind = _WORDS[len(word)]
     assert offset % len(word) == 0 and 0 <= offset <= size - len(word)
     try:
         memory = mmap(fd, size, MAP_SHARED, PROT_READ | PROT_WRITE)

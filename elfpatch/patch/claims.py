@@ -21,8 +21,6 @@ class Claim:
 
 def check_claims(claims: list[Claim], errors: list[BadValue]) -> None:
     """Add an error for every two claims of one level that share a bit."""
-    if len(claims) < 2:
-        return
     widest: Claim | None = None  # the one that reaches furthest so far
     for claim in sorted(claims, key=_key):
         if widest is not None and widest.key[:2] == claim.key[:2] and claim.key[2] < _end(widest):
@@ -33,8 +31,6 @@ def check_claims(claims: list[Claim], errors: list[BadValue]) -> None:
 
 def outermost(places: list[Place]) -> list[Place]:
     """The places in the order of sections and offsets, once each and without those that lie inside another one."""
-    if len(places) == 1:
-        return places
     found: list[Place] = []
     section, reach = -1, 0
     for place in sorted(places, key=_position):

@@ -109,9 +109,7 @@ def check_keys(template: Template) -> None:
     problems: list[ElfpatchError] = []
     for row, found in sites.items():
         variable = index.row(Variable, row)
-        contents = template.section_bytes(variable.section)
-        word = contents[variable.offset : variable.offset + KEY_SIZE]
-        problem = _disagreement(template, word, found)
+        problem = disagreement(template, variable, found)
         if problem:
             problems.append(
                 BadObject(
@@ -123,7 +121,9 @@ def check_keys(template: Template) -> None:
     raise_all(problems)
 
 
-def _disagreement(template: Template, word: bytes, sites: list[Site]) -> str:
+def disagreement(template: Template, variable: Variable, sites: list[Site]) -> str:
+    """In which way the word and the sites of a key contradict each other; "" when they agree."""
+    word = template.section_bytes(variable.section)[variable.offset : variable.offset + KEY_SIZE]
     states = [(site, state_in_file(template, site)) for site in sites]
     for site, state in states:
         if state is None:

@@ -7,9 +7,7 @@ the others, so that an untouched `.bss` of 16 MB costs nothing.
 from __future__ import annotations
 
 from elfpatch.errors import BadValue, Problems, raise_all
-from elfpatch.index import KEY, SECTION_SITES, Immediate, Index, Mask, Section, Site, sha256
-from elfpatch.patch.bits import read_bits, write_bits
-from elfpatch.patch.claims import Claim, check_claims, outermost
+from elfpatch.index import KEY, SECTION_SITES, Immediate, Index, Mask, Meta, Section, Site, sha256
 from elfpatch.patch.path import Place, require_settable, resolve
 from elfpatch.patch.setting import DATA, Setting
 from elfpatch.patch.value import encode, show
@@ -198,6 +196,8 @@ class Image:
 
     def unset_required(self) -> list[str]:
         """The paths of *required* variables and members that were not set and still hold their placeholder."""
+        if not any(meta.required for meta in self.template.index.rows(Meta)):
+            return []
         from elfpatch.patch.required import unset_required
 
         return unset_required(self)
@@ -212,7 +212,7 @@ def make_image(template: Template, settings: Sequence[Setting], *, force: bool =
     if not force:
         template.check_keys()
     errors: list[BadValue] = []
-    claims: list[Claim] = []
+    claims: list[tuple[Place, Setting]] = []
     writes: list[tuple[Place, bytes | int]] = []
     for setting in sorted(settings, key=_level):
         for one in (setting,) if setting.kind != DATA else _expanded(index, setting):
@@ -225,23 +225,38 @@ def make_image(template: Template, settings: Sequence[Setting], *, force: bool =
                 continue
             made = encode(index, place, one, errors)
             if one.kind == DATA:
-                claims += [Claim(inner, one) for inner, _ in made]
+                claims += [(inner, one) for inner, _ in made]
             else:
-                claims.append(Claim(place, one))
-                if len(made) > 1:
-                    check_claims([Claim(inner, one) for inner, _ in made], errors)
+                claims.append((place, one))
+                _check_claims([(inner, one) for inner, _ in made], errors)
             writes += made
-    check_claims(claims, errors)
+    _check_claims(claims, errors)
     raise_all(errors)
     patched: dict[int, bytearray] = {}
     for place, value in writes:
         _write(template, patched, place, value)
-    image = Image(template, outermost([place for place, _ in writes]), patched)
+    image = Image(template, _outermost([place for place, _ in writes]), patched)
     if any(place.variable.flags & KEY for place in image.places):
         from elfpatch.patch.code import check_words
 
         check_words(image)
     return image
+
+
+def _check_claims(claims: list[tuple[Place, Setting]], errors: list[BadValue]) -> None:
+    """One claim disputes nothing: the module that compares them is for two and more."""
+    if len(claims) > 1:
+        from elfpatch.patch.claims import Claim, check_claims
+
+        check_claims([Claim(place, setting) for place, setting in claims], errors)
+
+
+def _outermost(places: list[Place]) -> list[Place]:
+    if len(places) < 2:
+        return places
+    from elfpatch.patch.claims import outermost
+
+    return outermost(places)
 
 
 def image_to_load(template: Template, settings: Sequence[Setting], *, force: bool = False) -> Image:
@@ -359,6 +374,8 @@ def _write(template: Template, patched: dict[int, bytearray], place: Place, valu
         contents = template.section_bytes(place.section) if stored else row.size
         buffer = patched[place.section] = bytearray(contents)
     if isinstance(value, int):
+        from elfpatch.patch.bits import write_bits
+
         first = 8 * place.variable.offset + place.bit_offset
         write_bits(buffer, first, place.bit_size, value, big=template.index.big_endian)
     else:
@@ -368,5 +385,7 @@ def _write(template: Template, patched: dict[int, bytearray], place: Place, valu
 def _bits(index: Index, place: Place, held: bytes) -> bytes | int:
     """The value at `place` out of the bytes that hold it."""
     if place.bitfield:
+        from elfpatch.patch.bits import read_bits
+
         return read_bits(held, place.bit_offset % 8, place.bit_size, big=index.big_endian)
     return held

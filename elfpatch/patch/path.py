@@ -8,7 +8,7 @@ members of what contains them, as in C.
 from __future__ import annotations
 
 from elfpatch.errors import BadValue
-from elfpatch.index import ARRAY, SETTABLE, STRUCT, UNION, Index, Member, Meta, Section, Type, Variable
+from elfpatch.index import ARRAY, KEY, SETTABLE, STRUCT, UNION, Index, Member, Meta, Section, Type, Variable
 from elfpatch.patch.number import parse_integer, short
 
 TYPE_CHECKING = False
@@ -131,6 +131,8 @@ def _variable(index: Index, path: str) -> tuple[int, Variable, str, str]:
         found = index.variables_named(name)
         if len(found) == 1:
             return (*found[0], name, path[len(name) :])
+        if found and all(variable.flags & KEY and not variable.flags & SETTABLE for _, variable in found):
+            raise BadValue(f"{name} cannot be set: {found[0][1].why_not}")
         if found:
             choices = ", ".join(unambiguous(index, variable) for _, variable in found)
             raise BadValue(f"{len(found)} variables are named {name}", hint=f"name one of them: {choices}")

@@ -1,14 +1,15 @@
-"""An image's values as text, for the record: pairs which, given with `--set`, make the same image again."""
+"""An image's values as text, for the record: pairs which, given with `--set`, make the same image again.
+
+Every apply comes through here, so what only structs and arrays need is imported with the first of them.
+"""
 
 from __future__ import annotations
 
 from elfpatch.errors import BadValue
 from elfpatch.index import ARRAY, STRUCT, UNION, Index
-from elfpatch.patch import text, value
-from elfpatch.patch.bits import write_bits
+from elfpatch.patch import value
 from elfpatch.patch.path import Place, elements, own_members, whole
 from elfpatch.patch.setting import TEXT, Setting
-from elfpatch.patch.shape import text_form
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def _pairs(image: Image, place: Place) -> list[tuple[str, str]]:
     if shown is not None:
         return [(place.path, shown)]
     if place.type is not None and place.type.kind in (STRUCT, ARRAY):
+        from elfpatch.patch.shape import text_form
+
         parts: list[Place] = []
         for inner in _parts(index, place):
             parts.append(inner)
@@ -77,6 +80,8 @@ def _text(image: Image, place: Place) -> str | None:
     if kind is None or kind.kind not in (STRUCT, UNION, ARRAY):
         shown: str | None = value.show(index, place, raw)
     else:
+        from elfpatch.patch import text
+
         assert isinstance(raw, bytes)
         shown = text.show(index, place, raw)
         if shown is None and kind.kind == UNION:
@@ -86,6 +91,8 @@ def _text(image: Image, place: Place) -> str | None:
 
 def _parts(index: Index, place: Place) -> Iterator[Place]:
     """What `place` consists of, down to what one text can name; a union comes as a whole."""
+    from elfpatch.patch.shape import text_form
+
     kind = place.type
     assert kind is not None
     struct = kind.kind == STRUCT
@@ -106,6 +113,8 @@ def _makes(image: Image, place: Place, pairs: list[tuple[Place, str]]) -> bool:
         for at, made in value.encode(template.index, inner, Setting(TEXT, inner.path, shown, ""), errors):
             start = at.bit_offset - 8 * first
             if isinstance(made, int):
+                from elfpatch.patch.bits import write_bits
+
                 write_bits(buffer, start, at.bit_size, made, big=template.index.big_endian)
             else:
                 buffer[start // 8 : start // 8 + len(made)] = made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elfpatch.index import ARRAY, SETTABLE, STRUCT, Index, Meta, Variable
+from elfpatch.index import ARRAY, SETTABLE, STRUCT, Index, Variable
 from elfpatch.patch.aggregate import part
 from elfpatch.patch.path import Place, elements, own_members, whole
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 def unset_required(image: Image) -> list[str]:
     """The paths of required variables and members that nothing set and that still hold their placeholder."""
     index = image.template.index
-    if not any(meta.required for meta in index.rows(Meta)):
-        return []
     found = []
     for row, variable in enumerate(index.rows(Variable)):
         if not variable.default or not variable.flags & SETTABLE:  # what nobody reads is not asked for

@@ -317,7 +317,7 @@ def test_a_tampered_instruction(plain_cli, tmp_path, inside, new, said):
         ("stripped/keys_unneeded.o", "alpha", "it has no sites"),
         ("stripped/keys_unneeded.o", "beta", "there is no variable `beta`"),
         ("clang-19-v3/keys_linked_b.o", "shared", "the object does not define it: link it"),
-        ("linked/keys_twice.o", "same", "2 variables are named same"),
+        ("linked/keys_twice.o", "same", "2 static keys have this name"),
         ("linked/keys_twice.o", "same@.elfpatch.keys+0x4", "2 static keys have this name"),
         ("clang-19-v3/keys.o", "alpha.enabled", "has no members"),
         ("clang-19-v3/keys.o", "alfa", "no variable `alfa`"),

@@ -86,6 +86,7 @@ def test_other_constants_are_the_kernels(enumerators: dict[str, int]) -> None:
         "BPF_F_NUMA_NODE": abi.F_NUMA_NODE,
         "BPF_F_RDONLY_PROG": abi.F_RDONLY_PROG,
         "BPF_F_MMAPABLE": abi.F_MMAPABLE,
+        "BPF_F_NO_COMMON_LRU": abi.F_NO_COMMON_LRU,
         "BPF_F_LINK": abi.F_LINK,
         "BPF_XDP": abi.ATTACH_XDP,
         "BPF_TCX_INGRESS": abi.ATTACH_TCX_INGRESS,
@@ -93,7 +94,7 @@ def test_other_constants_are_the_kernels(enumerators: dict[str, int]) -> None:
     }
     assert {name: enumerators.get(name, value) for name, value in same.items()} == same
     for name in dir(abi):
-        if name.startswith("PROG_TYPE_"):
+        if name.startswith(("PROG_TYPE_", "MAP_TYPE_")):
             assert getattr(abi, name) == enumerators[f"BPF_{name}"]
 
 

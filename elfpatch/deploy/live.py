@@ -117,6 +117,8 @@ def store_live(layout: Layout, plan: Plan, store: Store) -> Record | None:
         store_word(fd, section.size, store.offset, store.word)
     finally:
         os.close(fd)
+    record.object = os.path.abspath(plan.request.object)
+    record.force = plan.request.force
     record.generation = plan.generation
     record.config_sha256 = plan.config_sha256
     record.settings = image.settings_text

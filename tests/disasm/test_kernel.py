@@ -234,7 +234,16 @@ def _bpftool_difference(text: str, line: Line) -> str:
     return "" if ours == theirs else f"{ours}   bpftool: {theirs}"
 
 
-def test_translated_programs_read_as_bpftool_prints_them(bpffs: str) -> None:
+@pytest.fixture
+def shared_pins() -> Iterator[None]:
+    """libbpf pins maps that want it by name to /sys/fs/bpf, whatever folder the programs go to."""
+    before = set(os.listdir("/sys/fs/bpf"))
+    yield
+    for name in set(os.listdir("/sys/fs/bpf")) - before:
+        os.unlink(f"/sys/fs/bpf/{name}")
+
+
+def test_translated_programs_read_as_bpftool_prints_them(bpffs: str, shared_pins: None) -> None:
     paths = sorted((ROOT / "fixtures" / "templates").glob("*.o"))
     paths += [path for path in corpus.objects() if re.search(r"-xdpfilt_.*_(all|udp)\.o$|-xsk_def", path.name)]
     count, wrong = 0, []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from _ctypes import _SimpleCData
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
 from sys import byteorder
 
@@ -10,41 +9,21 @@ from elfpatch.errors import of_system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    _Simple = _SimpleCData[int]
-else:
-    _Simple = _SimpleCData
+    from typing import Literal
 
-
-class _Word1(_Simple):
-    _type_ = "B"
-
-
-class _Word2(_Simple):
-    _type_ = "H"
-
-
-class _Word4(_Simple):
-    _type_ = "I"
-
-
-class _Word8(_Simple):
-    _type_ = "Q"
-
-
-_WORDS = {1: _Word1, 2: _Word2, 4: _Word4, 8: _Word8}
+_FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 def store(fd: int, size: int, offset: int, word: bytes) -> None:
     """Write `word` (1, 2, 4 or 8 bytes) at `offset`, a multiple of its length, of the first `size` bytes of a map's
     memory. Raises what `of_system` makes of OSError."""
-    kind = _WORDS[len(word)]
-    assert offset % len(word) == 0 and 0 <= offset <= size - len(word)
+    end = offset + len(word)
+    assert offset % len(word) == 0
+    assert len(word) <= end <= size
     try:
         memory = mmap(fd, size, MAP_SHARED, PROT_READ | PROT_WRITE)
     except OSError as error:
         raise of_system(error, "cannot map the memory of a map") from None
-    # An aligned assignment through ctypes is a single store; copying into the mapping need not be.
-    place = kind.from_buffer(memory, offset)
-    place.value = int.from_bytes(word, byteorder)
-    del place  # the mapping cannot be closed while somebody points into it
-    memory.close()
+    # An element of a typed view is assigned by one store of its size; a slice of bytes is copied, who knows how.
+    with memory, memoryview(memory) as view, view[offset:end] as part, part.cast(_FORMATS[len(word)]) as typed:
+        typed[0] = int.from_bytes(word, byteorder)

@@ -132,6 +132,15 @@ def test_a_change_of_targets_is_a_reload(cli: Cli, net: VethPair, template: str)
     assert run(cli) == START + 1
 
 
+def test_a_program_that_becomes_specialised_is_a_reload(cli: Cli, net: VethPair, template: str) -> None:
+    cli.ok("apply", "--target", at(net), template)
+    done = cli.ok("apply", "-j", "--specialize", "--set", "knob=6", template).json
+    assert (done["live"], done["specialized"]) == ([], True)
+    again = cli.ok("apply", "-j", "--specialize", "--set", "knob=7", template).json
+    assert (again["live"], again["specialized"]) == (["knob"], True)
+    assert run(cli) == START + 2
+
+
 def test_a_map_that_is_gone_is_a_reload(cli: Cli, net: VethPair, template: str) -> None:
     cli.ok("apply", "--target", at(net), template)
     bpffs.unpin(cli.layout.map("live", ".data"))

@@ -91,28 +91,28 @@ class Btf:
         if magic != 0xEB9F or version != 1:
             raise _bad(f"magic {magic:#x} and version {version} are not known")
         self.types_at = header_size + type_off
-        self.strings_at = header_size + str_off
-        strings_end = self.strings_at + str_len
-        types_end = self.types_at + type_len
-        if types_end > len(self.data) or strings_end > len(self.data) or header_size < _HEADER:
+        strings_at = header_size + str_off
+        strings_end = strings_at + str_len
+        self.types_end = self.types_at + type_len
+        if self.types_end > len(self.data) or strings_end > len(self.data) or header_size < _HEADER:
             raise _bad("types or strings end outside the section")
-        self._strings = self.data[self.strings_at : strings_end]
+        self.strings = self.data[strings_at:strings_end]
         position = self.types_at
-        while position < types_end:
+        while position < self.types_end:
             record, position = self._type(position, len(self.types) + 1)
             self.types.append(record)
-        if position != types_end:
+        if position != self.types_end:
             raise _bad("the last type ends outside the section")
 
     def string(self, offset: int) -> str:
-        if offset >= len(self._strings):
+        if offset >= len(self.strings):
             if offset == 0:
                 return ""
             raise _bad(f"string offset {offset} is outside the string table")
-        end = self._strings.find(b"\0", offset)
+        end = self.strings.find(b"\0", offset)
         if end < 0:
             raise _bad(f"the string at {offset} does not end")
-        return self._strings[offset:end].decode("utf-8", "surrogateescape")
+        return self.strings[offset:end].decode("utf-8", "surrogateescape")
 
     def _type(self, at: int, number: int) -> tuple[BtfType, int]:
         name_off, info, size_or_ref = struct.unpack_from(self.order + "III", self.data, at)
@@ -279,7 +279,7 @@ class BtfExt:
     core_relos: ExtRecords
 
 
-_NO_RECORDS = ExtRecords(0, {})
+NO_RECORDS = ExtRecords(0, {})
 
 
 def parse_ext(data: bytes, btf: Btf) -> BtfExt:
@@ -299,11 +299,11 @@ def _parse_ext(data: bytes, btf: Btf) -> BtfExt:
     parts = [
         _ext_records(data[header + offset : header + offset + length], btf, minimum)
         if length and header + offset + length <= len(data)
-        else _NO_RECORDS
+        else NO_RECORDS
         for (offset, length), minimum in zip(spans, (8, 16, 16), strict=False)
     ]
     while len(parts) < 3:
-        parts.append(_NO_RECORDS)
+        parts.append(NO_RECORDS)
     return BtfExt(*parts)
 
 

@@ -11,6 +11,7 @@ from elfpatch.template import elf, immediates, keys
 from elfpatch.template import maps as mp
 from elfpatch.template.lines import Lines
 from elfpatch.template.programs import Linker
+from elfpatch.template.trim import trim
 from elfpatch.template.types import TypeTable
 from elfpatch.template.variables import collect, data_section_kind, describe
 
@@ -61,12 +62,14 @@ def compile_object(data: bytes, stem: str, *, replace_stale: bool = False, asked
         stem,
         _license(obj),
         _version(obj),
-        _kernel_btf(obj, btf, kinds),
+        b"",
         ext.func_info.rec_size if ext else 0,
         ext.line_info.rec_size if ext else 0,
         ext.core_relos.rec_size if ext else 0,
         obj.compiler,
     )
+    if btf is not None:
+        trim(_kernel_btf(obj, btf), btf, info, programs, map_table.rows)
     tables: dict[type[ix.Row], list[ix.Row]] = {
         ix.Info: [info],
         ix.Section: [*sections],
@@ -108,9 +111,7 @@ def _read_btf(obj: elf.ElfObject) -> tuple[bt.Btf | None, bt.BtfExt | None]:
     return btf, bt.parse_ext(extra.data, btf) if extra is not None and extra.data else None
 
 
-def _kernel_btf(obj: elf.ElfObject, btf: bt.Btf | None, kinds: dict[int, int]) -> bytes:
-    if btf is None:
-        return b""
+def _kernel_btf(obj: elf.ElfObject, btf: bt.Btf) -> bytes:
     layout: dict[str, dict[int, int]] = {}
     sizes: dict[str, int] = {}
     for section in obj.sections:

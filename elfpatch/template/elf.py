@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+from functools import cached_property
 from typing import Any
 
 from attrs import frozen
@@ -88,8 +89,15 @@ class ElfObject:
 
     def symbols_in(self, section: Section, *types: int) -> list[Symbol]:
         """The symbols of these types that are defined in a section, sorted by value."""
-        found = [symbol for symbol in self.symbols if symbol.section == section.number and symbol.type in types]
+        found = [symbol for symbol in self._by_section.get(section.number, ()) if symbol.type in types]
         return sorted(found, key=lambda symbol: symbol.value)
+
+    @cached_property
+    def _by_section(self) -> dict[int, list[Symbol]]:
+        found: dict[int, list[Symbol]] = {}
+        for symbol in self.symbols:
+            found.setdefault(symbol.section, []).append(symbol)
+        return found
 
 
 def parse(data: bytes) -> ElfObject:

@@ -9,6 +9,10 @@ out, and func_info, line_info and core_relos are moved along.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import Literal
 
 from attrs import define, frozen
 
@@ -52,6 +56,23 @@ class Linked:
     fixups: list[ix.Fixup]
 
 
+class Records:
+    """Records of .BTF.ext, to be found by the byte offset of their instruction."""
+
+    def __init__(self, records: bt.ExtRecords, order: Literal["big", "little"]) -> None:
+        self._rows: dict[str, list[bytes]] = {}
+        self._offsets: dict[str, list[int]] = {}
+        for section, rows in records.sections.items():
+            numbered = sorted(((int.from_bytes(row[:4], order), row) for row in rows), key=itemgetter(0))
+            self._offsets[section] = [offset for offset, _ in numbered]
+            self._rows[section] = [row for _, row in numbered]
+
+    def between(self, section: str, start: int, end: int) -> list[bytes]:
+        """The records of the instructions from `start` and before `end`."""
+        offsets = self._offsets.get(section, [])
+        return self._rows.get(section, [])[bisect_left(offsets, start) : bisect_left(offsets, end)]
+
+
 class Linker:
     """Puts the programs of one object together."""
 
@@ -60,7 +81,9 @@ class Linker:
     ) -> None:
         """`data_sections`: index row by section number."""
         self.obj = obj
-        self.ext = ext
+        order: Literal["big", "little"] = "big" if obj.big_endian else "little"
+        parts = (ext.func_info, ext.line_info, ext.core_relos) if ext else (bt.NO_RECORDS,) * 3
+        self._func_info, self._line_info, self._core_relos = (Records(part, order) for part in parts)
         self.maps = maps
         self.data_sections = data_sections
         self.functions = _functions(obj)
@@ -97,15 +120,21 @@ class Linker:
         """Every LD_IMM64 that takes the address of a byte of a data section."""
         found = []
         for function in self.functions:
-            for slot in range(function.start, function.end):
-                relocation = self._relocations.get((function.section.number, slot))
-                if relocation is None or relocation.type != elf.R_BPF_64_64 or self._is_kconfig(relocation.symbol):
+            for relocation in self._relocated(function):
+                slot = relocation.offset // isa.SIZE
+                if relocation.type != elf.R_BPF_64_64 or self._is_kconfig(relocation.symbol):
                     continue
                 data = self.data_sections.get(relocation.symbol.section)
                 if data is not None and function.section.data[slot * isa.SIZE] == isa.LD_IMM64:
                     addend = self._addend(function.section, relocation)
                     found.append(DataPlace(function, slot, data, relocation.symbol.value + addend))
         return found
+
+    def _relocated(self, function: Function) -> list[elf.Relocation]:
+        """The relocations of a function, which are sorted by offset."""
+        found = self.obj.relocations.get(function.section.number, [])
+        first = bisect_left(found, function.start * isa.SIZE, key=_offset_of)
+        return found[first : bisect_left(found, function.end * isa.SIZE, key=_offset_of)]
 
     def relocation_at(self, section: int, slot: int) -> elf.Relocation | None:
         """The relocation of an instruction, by section number and slot."""
@@ -171,8 +200,7 @@ class Linker:
     def _complete(self, linked: Linked, function: Function, at: int) -> list[tuple[int, Function]]:
         """Carry out the relocations of a function placed at slot `at`; the slots that refer to functions come back."""
         calls = []
-        slot = function.start
-        while slot < function.end:
+        for slot in self._concerned(function):
             instruction = isa.decode(function.section.data, slot, big_endian=self.obj.big_endian)
             relocation = self._relocations.get((function.section.number, slot))
             placed = at + slot - function.start
@@ -196,7 +224,6 @@ class Linker:
                     pointed = self._address(linked, placed, instruction, relocation, where)
                     if pointed is not None:
                         calls.append((placed, pointed))
-                slot += 1
             elif relocation is not None:
                 if instruction.opcode != isa.CALL:
                     raise BadObject(
@@ -205,8 +232,23 @@ class Linker:
                         where=where,
                     )
                 linked.fixups.append(ix.Fixup(placed, ix.FIXUP_EXTERN, -1, relocation.symbol.name))
-            slot += 1
         return calls
+
+    def _concerned(self, function: Function) -> Iterator[int]:
+        """The slots of a function that linking has to look at: few, so that the others are never decoded."""
+        number = function.section.number
+        opcodes = function.section.data[function.start * isa.SIZE : function.end * isa.SIZE : isa.SIZE]
+        second = -1
+        for slot, opcode in enumerate(opcodes, function.start):
+            if slot == second:
+                continue
+            if opcode == isa.LD_IMM64:
+                second = slot + 1
+            elif opcode != isa.CALL:
+                place = (number, slot)
+                if place not in self._relocations and place not in self.sites and place not in self.immediates:
+                    continue
+            yield slot
 
     def _callee(
         self, function: Function, slot: int, instruction: isa.Insn, relocation: elf.Relocation | None, where: str
@@ -279,47 +321,36 @@ class Linker:
 
     def func_info(self, linked: Linked) -> bytes:
         """One record a function, or nothing when one lacks it (the kernel wants all or none)."""
-        if self.ext is None:
-            return b""
         found = []
         for function, place in linked.places.items():
-            record = self._record_at(self.ext.func_info, function)
+            record = self._record_at(self._func_info, function)
             if record is None:
                 return b""
             found.append(self._moved(record, place))
         return b"".join(found)
 
-    def _record_at(self, records: bt.ExtRecords, function: Function) -> bytes | None:
-        for record in records.sections.get(function.section.name, []):
-            if self._offset(record) == function.start * isa.SIZE:
-                return record
-        return None
+    def _record_at(self, records: Records, function: Function) -> bytes | None:
+        found = records.between(function.section.name, function.start * isa.SIZE, function.start * isa.SIZE + 1)
+        return found[0] if found else None
 
     def line_info(self, linked: Linked) -> bytes:
-        if self.ext is None:
-            return b""
         return b"".join(
             self._moved(record, place + self._offset(record) // isa.SIZE - function.start)
             for function, place in linked.places.items()
-            for record in self._inside(self.ext.line_info, function)
+            for record in self._inside(self._line_info, function)
         )
 
     def core_relos(self, linked: Linked) -> bytes:
         """Unlike the others these count bytes; the kernel wants them so (kernel/bpf/verifier.c: check_core_relo)."""
-        if self.ext is None:
-            return b""
         return b"".join(
             self._moved(record, self._offset(record) + (place - function.start) * isa.SIZE)
             for function, place in linked.places.items()
-            for record in self._inside(self.ext.core_relos, function)
+            for record in self._inside(self._core_relos, function)
         )
 
-    def _inside(self, records: bt.ExtRecords, function: Function) -> list[bytes]:
-        return [
-            record
-            for record in records.sections.get(function.section.name, [])
-            if function.start <= self._offset(record) // isa.SIZE < function.end
-        ]
+    @staticmethod
+    def _inside(records: Records, function: Function) -> list[bytes]:
+        return records.between(function.section.name, function.start * isa.SIZE, function.end * isa.SIZE)
 
     def _offset(self, record: bytes) -> int:
         return int.from_bytes(record[:4], "big" if self.obj.big_endian else "little")
@@ -370,6 +401,10 @@ class Linker:
         )
 
 
+def _offset_of(relocation: elf.Relocation) -> int:
+    return relocation.offset
+
+
 def _functions(obj: elf.ElfObject) -> list[Function]:
     found = []
     for section in obj.sections:
@@ -381,12 +416,13 @@ def _functions(obj: elf.ElfObject) -> list[Function]:
         if not symbols:  # assembler and very old compilers leave functions untyped
             symbols = [s for s in obj.symbols_in(section, elf.STT_NOTYPE) if s.name and s.binding != elf.STB_LOCAL]
         starts = [symbol.value // isa.SIZE for symbol in symbols]
-        for number, symbol in enumerate(symbols):
+        for symbol in symbols:
             where = f"function {symbol.name!r} in {section.name}"
             if symbol.value % isa.SIZE or symbol.size % isa.SIZE:
                 raise BadObject("it does not start and end between instructions", where=where)
             start = symbol.value // isa.SIZE
-            after = next((s for s in starts[number + 1 :] if s > start), section.size // isa.SIZE)
+            later = bisect_right(starts, start)
+            after = starts[later] if later < len(starts) else section.size // isa.SIZE
             end = start + symbol.size // isa.SIZE if symbol.size else after
             found.append(Function(symbol.name, symbol.number, section, start, end))
     return found

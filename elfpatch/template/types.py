@@ -27,6 +27,7 @@ class TypeTable:
         self.enumerators: list[ix.Enumerator] = []
         self.metas: list[ix.Meta] = []
         self._rows: dict[tuple[int, str, bool], int] = {}
+        self._required: dict[int, bool] = {}
         self._depth = 0
 
     def row(self, number: int) -> int:
@@ -194,7 +195,9 @@ class TypeTable:
             return False
         if record.kind == bt.ARRAY:
             return self._contains_required(record.ref, depth + 1)
-        return any(
-            self.tagged(record.id, "required", number) or self._contains_required(member.type, depth + 1)
-            for number, member in enumerate(record.members)
-        )
+        if record.id not in self._required:  # once each: a struct of structs can be many times as large as it looks
+            self._required[record.id] = any(
+                self.tagged(record.id, "required", number) or self._contains_required(member.type, depth + 1)
+                for number, member in enumerate(record.members)
+            )
+        return self._required[record.id]

@@ -230,14 +230,6 @@ class Loaded:
         text = output("bpftool", "prog", "dump", "xlated", "pinned", self.programs[program], "linum")
         return re.sub(r"map\[id:\d+\]", "map[]", text)
 
-    def btf(self, program: str) -> list[Json]:
-        """The types that came with a program."""
-        number = show_program(self.programs[program]).get("btf_id")
-        if not number:
-            return []
-        shown = json.loads(output("bpftool", "-j", "btf", "dump", "id", str(number)))
-        return list(shown["types"])
-
     def fd(self, program: str) -> int:
         """A new file descriptor of a program; the caller closes it."""
         return bpf.obj_get(str(self.programs[program]))

@@ -46,8 +46,6 @@ _NAME = struct.Struct("<I")
 _TRAILER = struct.Struct("<Q8s")
 TRAILER_SIZE = _TRAILER.size
 
-_CODES = {"S": "I", "L": "II"}
-
 
 class Row:
     """A row of a table: the slots in order are the fields, `LAYOUT` gives the storage of each."""
@@ -55,11 +53,9 @@ class Row:
     __slots__: ClassVar[tuple[str, ...]] = ()
     LAYOUT: ClassVar[str] = ""
     FORMAT: ClassVar[struct.Struct]
-    TEXTUAL: ClassVar[bool]
 
     def __init_subclass__(cls) -> None:
-        cls.FORMAT = struct.Struct("<" + "".join(_CODES.get(code, code) for code in cls.LAYOUT))
-        cls.TEXTUAL = "S" in cls.LAYOUT or "L" in cls.LAYOUT
+        cls.FORMAT = struct.Struct("<" + cls.LAYOUT.replace("S", "I").replace("L", "II"))
 
     def __init__(self, *values: object) -> None:
         for slot, value in zip(self.__slots__, values, strict=True):
@@ -500,9 +496,10 @@ def template_digest(data: bytes | memoryview, elf_header: bytes, size: int, mask
 
 
 class Index:
-    """A read-only view of an encoded index. Rows are decoded when asked for; nothing is kept."""
+    """A read-only view of an encoded index. Rows are decoded when first asked for, and are the reader's to look at, not
+    to change: the next one gets the same."""
 
-    __slots__ = ("_data", "_spans", "big_endian", "elf_header", "object_size", "template_sha256")
+    __slots__ = ("_data", "_kept", "_spans", "big_endian", "elf_header", "object_size", "template_sha256")
 
     def __init__(self, data: bytes | memoryview) -> None:
         """`data`: the index without its trailer. Raises BadObject when it is not an intact index of this version."""
@@ -523,6 +520,7 @@ class Index:
                 "the index is damaged: its digest does not match", hint="make it anew with `elfpatch build`"
             )
         self._data = view
+        self._kept: dict[type[Row], dict[int, Row]] = {table: {} for table in TABLES}
         self.big_endian = bool(flags & BIG_ENDIAN)
         self.template_sha256: bytes
         self.object_size: int
@@ -539,11 +537,11 @@ class Index:
 
     def row(self, table: type[RowT], number: int) -> RowT:
         """Row `number` (from 0) of a table."""
-        offset, count = self._spans[_TABLE_NUMBER[table]]
-        if not 0 <= number < count:
-            raise Bug(f"index: {table.__name__} has no row {number}")
-        fields = table.FORMAT.unpack_from(self._data, offset + number * table.FORMAT.size)
-        return table(*self._decode(table.LAYOUT, fields)) if table.TEXTUAL else table(*fields)
+        kept: dict[int, RowT] = self._kept[table]  # type: ignore[assignment]  # a table holds rows of its class
+        row = kept.get(number)
+        if row is None:
+            row = kept[number] = self._decoded(table, number)
+        return row
 
     def rows(self, table: type[RowT], first: int = 0, count: int | None = None) -> Iterator[RowT]:
         """The rows of a table from `first`: `count` of them, or all."""
@@ -551,23 +549,21 @@ class Index:
         for number in range(first, end):
             yield self.row(table, number)
 
-    def _decode(self, layout: str, fields: tuple[object, ...]) -> Iterator[object]:
-        values = iter(fields)
-        for code in layout:
-            value = next(values)
+    def _decoded(self, table: type[RowT], number: int) -> RowT:
+        offset, count = self._spans[_TABLE_NUMBER[table]]
+        if not 0 <= number < count:
+            raise Bug(f"index: {table.__name__} has no row {number}")
+        stored = table.FORMAT
+        values = list(stored.unpack_from(self._data, offset + number * stored.size))
+        for at, code in enumerate(table.LAYOUT):
             if code == "S":
-                assert isinstance(value, int)
-                yield self._text(value)
+                values[at] = self._text(values[at]) if values[at] else ""
             elif code == "L":
-                length = next(values)
-                assert isinstance(value, int) and isinstance(length, int)
-                yield bytes(self._data[value : value + length])
-            else:
-                yield value
+                start, size = values[at], values.pop(at + 1)
+                values[at] = bytes(self._data[start : start + size])
+        return table(*values)
 
     def _text(self, offset: int) -> str:
-        if not offset:
-            return ""
         window = 64
         while True:
             chunk = bytes(self._data[offset : offset + window])
@@ -602,7 +598,7 @@ class Index:
         """The name alone, which is the row's first field: a search need not decode whole rows."""
         offset, _ = self._spans[_TABLE_NUMBER[Variable]]
         (at,) = _NAME.unpack_from(self._data, offset + number * Variable.FORMAT.size)
-        return self._text(at)
+        return self._text(at) if at else ""
 
 
 def encode(tables: dict[type[Row], list[Row]], *, big_endian: bool, elf_header: bytes, object_data: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from elfpatch.errors import ElfpatchError, UsageError, VerifierRejected
+from elfpatch.errors import ElfpatchError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ VERBS = {
     "explain": "show a program's instructions, where values enter, and what specialising removes",
     "build": "append the index to an object, so that it is a template",
 }
-EXIT_BUG = 70
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -43,18 +42,24 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ElfpatchError as error:
-        _report(error, wants_json, verbose="-v" in words or "--verbose" in words)
+        from elfpatch.cli.report import report
+
+        report(error, wants_json, verbose="-v" in words or "--verbose" in words)
         return error.exit_code
     except BrokenPipeError:  # `elfpatch status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except KeyboardInterrupt:
-        _say("elfpatch: interrupted")
+        from elfpatch.cli.report import say
+
+        say("elfpatch: interrupted")
         return 130
     except Exception as error:  # no traceback reaches a user who did not ask for it
         if os.environ.get("ELFPATCH_DEBUG"):
             raise
-        return _unexpected(error)
+        from elfpatch.cli.report import unexpected
+
+        return unexpected(error)
 
 
 def _open_streams() -> None:
@@ -66,14 +71,6 @@ def _open_streams() -> None:
         os.close(fd)
         sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
         sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
-
-
-def _say(line: str) -> None:
-    """To stderr; one that takes nothing changes neither what is done nor the exit code."""
-    try:
-        print(line, file=sys.stderr)
-    except OSError:
-        return
 
 
 def _tolerant(*streams: object) -> None:
@@ -92,7 +89,9 @@ def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
     if verb in ("-h", "--help", "help"):
         if rest and rest[0] in VERBS:
             return rest[0], ["--help"]
-        _help()
+        from elfpatch.cli.help import overview
+
+        print(overview(VERBS))
         return "", []
     if verb in ("-V", "--version", "version"):
         from elfpatch import __version__
@@ -114,58 +113,9 @@ def _run(verb: str, rest: list[str]) -> int:
     module: ModuleType = __import__(f"elfpatch.cli.{verb}", fromlist=["run"])
     arguments = options.read(rest, module.OPTIONS, verb)
     if arguments.flag("help"):
-        print(options.help_text(verb, module.OPERANDS, VERBS[verb], module.OPTIONS, module.EXAMPLES))
+        from elfpatch.cli.help import help_text
+
+        print(help_text(verb, module.OPERANDS, VERBS[verb], module.OPTIONS, module.EXAMPLES))
         return 0
     code: int = module.run(arguments)
     return code
-
-
-def _help() -> None:
-    print("usage: elfpatch VERB [options]\n")
-    print("Reconfigure eBPF programs without a compiler: an object is a template, values are written into it, and")
-    print("the running program is replaced atomically.\n")
-    for verb, text in VERBS.items():
-        print(f"  {verb:<9} {text}")
-    print("\nelfpatch VERB --help tells more. Exit codes: 0 done, 1 refused by the kernel, 64 usage, 65 bad value or")
-    print(
-        "object, 66 not found, 69 not supported by the kernel, 70 bug, 75 lock busy, 77 permission, 78 configuration."
-    )
-
-
-def _report(error: ElfpatchError, wants_json: bool, *, verbose: bool) -> None:
-    from elfpatch.cli.output import visible
-
-    for line in error.lines():
-        _say(visible(f"elfpatch: error: {line}" if not line.startswith(" ") else line))
-    if verbose and isinstance(error, VerifierRejected):
-        _say(error.log)
-    if wants_json:
-        import json
-
-        errors = getattr(error, "errors", [error])
-        body = {
-            "schema": "elfpatch/v1",
-            "result": "error",
-            "exit_code": error.exit_code,
-            "errors": [str(one) for one in errors],
-        }
-        try:
-            print(json.dumps(body))
-            sys.stdout.flush()
-        except OSError:  # nobody reads it; the exit code says it all the same
-            return
-
-
-def _unexpected(error: Exception) -> int:
-    """An exception that nobody turned into an ElfpatchError: the system's (a full disk) or a bug of ours."""
-    if isinstance(error, PermissionError):
-        _say(f"elfpatch: error: {error.filename or 'operation'}: permission denied")
-        return 77
-    if isinstance(error, OSError):  # without a name it is a stream: `elfpatch status >/dev/full`
-        _say(f"elfpatch: error: {error.filename or 'writing the output'}: {error.strerror}")
-        return 66 if isinstance(error, FileNotFoundError) else 78
-    _say(
-        f"elfpatch: error: bug: {type(error).__name__}: {' '.join(str(error).split())} "
-        "(ELFPATCH_DEBUG=1 shows the traceback; please report it)"
-    )
-    return EXIT_BUG

@@ -1,4 +1,4 @@
-"""The command line's grammar: options as data, one reader, one help text for all verbs.
+"""The command line's grammar: options as data, and one reader for all verbs.
 
 argparse costs as much as half an apply (6 to 17 ms to import), and would guess abbreviations. Here an option is spelled
 out, its value follows as `--opt VALUE` or `--opt=VALUE`, options and operands mix, and `--` ends options.
@@ -153,15 +153,3 @@ def duration(text: str, what: str) -> float:
                 return seconds
             break
     raise UsageError(f"{text!r} is not a time", where=what, hint="write 5s, 500ms or 2m")
-
-
-def help_text(verb: str, operand: str, summary: str, options: Sequence[Option], examples: Sequence[str]) -> str:
-    """What `elfpatch VERB --help` prints."""
-    shown = [(" ".join((", ".join(option.names), option.metavar)).strip(), option.help) for option in (*options, HELP)]
-    width = min(max(len(left) for left, _ in shown), 28)
-    lines = [f"usage: elfpatch {verb} [options] {operand}".rstrip(), "", summary, "", "options:"]
-    for left, text in shown:
-        lines.append(f"  {left:<{width}}  {text}" if len(left) <= width else f"  {left}\n  {'':<{width}}  {text}")
-    if examples:
-        lines += ["", "examples:", *(f"  {example}" for example in examples)]
-    return "\n".join(lines)

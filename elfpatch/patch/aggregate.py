@@ -13,7 +13,8 @@ from elfpatch.patch import scalar, text
 from elfpatch.patch.bits import read_bits
 from elfpatch.patch.describe import type_text
 from elfpatch.patch.number import short
-from elfpatch.patch.path import Place, array_index, element, elements, member, named_members, own_members
+from elfpatch.patch.path import array_index, element, elements, member, named_members, own_members
+from elfpatch.patch.place import Place
 from elfpatch.patch.shape import text_form
 from elfpatch.patch.value import encode_one
 

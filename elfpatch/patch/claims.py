@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from elfpatch.errors import BadValue
-from elfpatch.patch.path import Place
+from elfpatch.patch.place import Place, position
 from elfpatch.patch.setting import Setting
 
 
@@ -15,8 +15,7 @@ class Claim:
     def __init__(self, place: Place, setting: Setting) -> None:
         self.place = place
         self.setting = setting
-        # Sections, variables and bits in order; a place comes before what it contains.
-        self.key = (setting.level, place.section, 8 * place.variable.offset + place.bit_offset, -place.bit_size)
+        self.key = (setting.level, *position(place))
 
 
 def check_claims(claims: list[Claim], errors: list[BadValue]) -> None:
@@ -33,8 +32,8 @@ def outermost(places: list[Place]) -> list[Place]:
     """The places in the order of sections and offsets, once each and without those that lie inside another one."""
     found: list[Place] = []
     section, reach = -1, 0
-    for place in sorted(places, key=_position):
-        start = 8 * place.variable.offset + place.bit_offset
+    for place in sorted(places, key=position):
+        start = place.start
         if place.section != section:
             section, reach = place.section, 0
         elif start + place.bit_size <= reach:
@@ -42,10 +41,6 @@ def outermost(places: list[Place]) -> list[Place]:
         found.append(place)
         reach = max(reach, start + place.bit_size)
     return found
-
-
-def _position(place: Place) -> tuple[int, int, int]:
-    return place.section, 8 * place.variable.offset + place.bit_offset, -place.bit_size
 
 
 def _key(claim: Claim) -> tuple[int, int, int, int]:

@@ -14,7 +14,6 @@ from elfpatch.index import (
     KEY,
     SETTABLE,
     SITE_OPCODE,
-    Fixup,
     Immediate,
     Program,
     Rewrite,
@@ -156,7 +155,7 @@ def sites_of(template: Template, row: int) -> list[tuple[Site, bool | None, list
     index = template.index
     programs: dict[int, list[str]] = {}
     for program in index.rows(Program):
-        for fixup in index.rows(Fixup, program.first_fixup, program.fixups):
+        for fixup in template.fixups(program):
             if fixup.kind == FIXUP_SITE and program.name not in programs.setdefault(fixup.ref, []):
                 programs[fixup.ref].append(program.name)
     return [
@@ -223,7 +222,7 @@ def program_code(image: Image, program: Program) -> tuple[bytearray, bool]:
     index = image.template.index
     code = bytearray(program.insns)
     loose = False
-    for fixup in index.rows(Fixup, program.first_fixup, program.fixups):
+    for fixup in image.template.fixups(program):
         if fixup.kind == FIXUP_SITE:
             site = index.row(Site, fixup.ref)
             set_site(code, fixup.insn, site, is_on(image, site), index.big_endian)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from elfpatch.errors import BadValue
 from elfpatch.index import Index
-from elfpatch.patch.path import resolve
+from elfpatch.patch.place import resolve
 from elfpatch.patch.setting import Setting
 
 

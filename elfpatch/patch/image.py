@@ -7,22 +7,35 @@ the others, so that an untouched `.bss` of 16 MB costs nothing.
 from __future__ import annotations
 
 from elfpatch.errors import BadValue, Problems, raise_all
-from elfpatch.index import KEY, SECTION_SITES, Immediate, Index, Mask, Meta, Section, Site, sha256
-from elfpatch.patch.path import Place, require_settable, resolve
+from elfpatch.index import KEY, SECTION_SITES, SETTABLE, Fixup, Immediate, Index, Mask, Meta, Section, Site, sha256
+from elfpatch.patch.place import Place, position, require_settable, resolve
 from elfpatch.patch.setting import DATA, Setting
 from elfpatch.patch.value import encode, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
+    from elfpatch.index import Program
     from elfpatch.patch.code import CodeChange
 
 
 class Template:
     """An object with its index. `data` is the object file as read; its values are the defaults."""
 
-    __slots__ = ("path", "data", "index", "_sections", "_places", "_masks", "_derived", "_keys_agree")
+    __slots__ = (
+        "path",
+        "data",
+        "index",
+        "_fixups",
+        "_sections",
+        "_places",
+        "_masks",
+        "_settable",
+        "_required",
+        "_derived",
+        "_keys_agree",
+    )
 
     def __init__(self, path: str, data: bytes, index: Index) -> None:
         self.path = path
@@ -31,8 +44,11 @@ class Template:
         self._sections: dict[int, Section] = {}
         self._places: dict[str, Place] = {}
         self._masks: list[tuple[int, int]] | None = None
+        self._settable: bytes | None = None
+        self._required: list[tuple[Place, bytes | int]] | None = None
         self._derived: dict[int, bytes] = {}  # of SECTION_SITES
         self._keys_agree = False
+        self._fixups: dict[int, list[Fixup]] = {}  # by the first of them
 
     def section(self, number: int) -> Section:
         """Row `number` of SECTIONS."""
@@ -66,6 +82,34 @@ class Template:
         if self._masks is None:
             self._masks = [(mask.offset, mask.offset + mask.size) for mask in self.index.rows(Mask) if not mask.code]
         return self._masks
+
+    @property
+    def settable_bytes(self) -> bytes:
+        """What the file holds in `settable_ranges`, one after the other."""
+        if self._settable is None:
+            self._settable = b"".join([self.data[start:end] for start, end in self.settable_ranges])
+        return self._settable
+
+    @property
+    def required(self) -> list[tuple[Place, bytes | int]]:
+        """Each place that must be set, with the placeholder that it holds until then."""
+        if self._required is None:
+            self._required = []
+            if any(meta.required for meta in self.index.rows(Meta)):
+                from elfpatch.patch.required import required_places
+
+                self._required = required_places(self.index)
+        return self._required
+
+    def fixups(self, program: Program) -> list[Fixup]:
+        """The instructions of a program that are completed at load, remembered."""
+        if not program.fixups:
+            return []
+        found = self._fixups.get(program.first_fixup)
+        if found is None:
+            rows = self.index.rows(Fixup, program.first_fixup, program.fixups)
+            found = self._fixups[program.first_fixup] = list(rows)
+        return found
 
     def check_keys(self) -> None:
         """Raise BadObject, once looked, unless the word and the sites of each static key say the same."""
@@ -139,14 +183,8 @@ class Image:
         self.template = template
         self.places = places
         self._patched = patched
-        self.values = [change for place in places if (change := self._change(place)) is not None]
+        self.values = _changes(template, places, patched)
         self._receipt: list[Change | CodeChange] | None = None
-
-    def _change(self, place: Place) -> Change | None:
-        section = self.template.section(place.section)
-        new = bytes(self._patched[place.section][place.offset : place.offset + place.size])
-        old = self.template.held(place)
-        return Change(self.template.index, place, section, old, new) if old != new else None
 
     @property
     def receipt(self) -> list[Change | CodeChange]:
@@ -196,11 +234,22 @@ class Image:
 
     def unset_required(self) -> list[str]:
         """The paths of *required* variables and members that were not set and still hold their placeholder."""
-        if not any(meta.required for meta in self.template.index.rows(Meta)):
+        if not self.template.required:
             return []
         from elfpatch.patch.required import unset_required
 
         return unset_required(self)
+
+
+def _changes(template: Template, places: list[Place], patched: dict[int, bytearray]) -> list[Change]:
+    """The places whose bytes differ from the template's."""
+    found = []
+    for place in places:
+        new = patched[place.section][place.offset : place.offset + place.size]
+        old = template.held(place)
+        if old != new:
+            found.append(Change(template.index, place, template.section(place.section), old, bytes(new)))
+    return found
 
 
 def make_image(template: Template, settings: Sequence[Setting], *, force: bool = False) -> Image:
@@ -218,7 +267,7 @@ def make_image(template: Template, settings: Sequence[Setting], *, force: bool =
         for one in (setting,) if setting.kind != DATA else _expanded(index, setting):
             try:
                 place = template.place(one.path)
-                if not force:
+                if not (force or place.variable.flags & SETTABLE):
                     require_settable(place)
             except BadValue as error:
                 errors.append(BadValue(error.what, where=one.origin, hint=error.hint))
@@ -228,7 +277,8 @@ def make_image(template: Template, settings: Sequence[Setting], *, force: bool =
                 claims += [(inner, one) for inner, _ in made]
             else:
                 claims.append((place, one))
-                _check_claims([(inner, one) for inner, _ in made], errors)
+                if len(made) > 1:
+                    _check_claims([(inner, one) for inner, _ in made], errors)
             writes += made
     _check_claims(claims, errors)
     raise_all(errors)
@@ -244,19 +294,31 @@ def make_image(template: Template, settings: Sequence[Setting], *, force: bool =
 
 
 def _check_claims(claims: list[tuple[Place, Setting]], errors: list[BadValue]) -> None:
-    """One claim disputes nothing: the module that compares them is for two and more."""
-    if len(claims) > 1:
+    """Places apart from each other dispute nothing: the module that says who is in whose way is for others."""
+    if not _apart(sorted([place for place, _ in claims], key=position)):
         from elfpatch.patch.claims import Claim, check_claims
 
         check_claims([Claim(place, setting) for place, setting in claims], errors)
 
 
 def _outermost(places: list[Place]) -> list[Place]:
-    if len(places) < 2:
-        return places
+    """The places in order, without those inside another one."""
+    ordered = sorted(places, key=position)
+    if _apart(ordered):
+        return ordered
     from elfpatch.patch.claims import outermost
 
     return outermost(places)
+
+
+def _apart(places: list[Place]) -> bool:
+    """Whether no two of these places, which are in order, share a bit."""
+    section, end = -1, 0
+    for place in places:
+        if place.section == section and place.start < end:
+            return False
+        section, end = place.section, place.start + place.bit_size
+    return True
 
 
 def image_to_load(template: Template, settings: Sequence[Setting], *, force: bool = False) -> Image:
@@ -312,44 +374,52 @@ def digest(image: Image) -> str:
     template = image.template
     state = sha256()
     state.update(template.index.template_sha256)
-    outside: dict[tuple[str, int], int] = {}
-    spans = template.settable_ranges
     in_file = [change for change in image.values if not change.derived]
-    for change in _outside(in_file, spans):
-        for at, (old, new) in enumerate(zip(change.old, change.new, strict=True)):
-            if old != new:
-                outside[change.section, change.offset + at] = new
-    view = _file_view(template.data, in_file)
-    state.update(b"".join([view[start:end] for start, end in spans]))
+    settable, strays = _settable_bytes(template, in_file)
+    state.update(settable)
     if template.has_code:
         for number, section in enumerate(template.index.rows(Section)):
             if section.kind == SECTION_SITES:
                 state.update(image.section_bytes(number))
+    outside: dict[tuple[str, int], int] = {}
+    for change in strays:
+        for at, (old, new) in enumerate(zip(change.old, change.new, strict=True)):
+            if old != new:
+                outside[change.section, change.offset + at] = new
     for (name, offset), value in sorted(outside.items()):
         state.update(f"\n{name}+{offset:#x}={value:#x}".encode())
     return state.hexdigest()
 
 
+def _settable_bytes(template: Template, changes: list[Change]) -> tuple[bytes, list[Change]]:
+    """What a file with these changes holds in the template's settable ranges, and the changes that lie in none."""
+    spans = template.settable_ranges
+    made = bytearray(template.settable_bytes)
+    strays: list[Change] = []
+    number = before = 0  # `before`: bytes of the ranges before this one
+    for change in sorted(changes, key=_file_offset):
+        at = _file_offset(change)
+        while number < len(spans) and spans[number][1] <= at:
+            before += spans[number][1] - spans[number][0]
+            number += 1
+        if number == len(spans) or at < spans[number][0] or at + len(change.new) > spans[number][1]:
+            strays.append(change)
+        else:
+            start = before + at - spans[number][0]
+            made[start : start + len(change.new)] = change.new
+    if any(change.file_offset is not None for change in strays):  # forced, and may reach into a range
+        view = _file_view(template.data, changes)
+        return b"".join([view[start:end] for start, end in spans]), strays
+    return bytes(made), strays
+
+
 def _file_view(data: bytes, changes: list[Change]) -> memoryview:
     """The object's file with these changes in it, sections without bytes aside."""
-    if not changes:
-        return memoryview(data)
     made = bytearray(data)
     for change in changes:
         if change.file_offset is not None:
             made[change.file_offset : change.file_offset + len(change.new)] = change.new
     return memoryview(made)
-
-
-def _outside(changes: list[Change], spans: list[tuple[int, int]]) -> Iterator[Change]:
-    """The changes that lie in none of the settable ranges."""
-    number = 0
-    for change in sorted(changes, key=_file_offset):
-        at = _file_offset(change)
-        while number < len(spans) and spans[number][1] <= at:
-            number += 1
-        if number == len(spans) or at < spans[number][0] or at + len(change.new) > spans[number][1]:
-            yield change
 
 
 def _file_offset(change: Change) -> int:
@@ -376,8 +446,7 @@ def _write(template: Template, patched: dict[int, bytearray], place: Place, valu
     if isinstance(value, int):
         from elfpatch.patch.bits import write_bits
 
-        first = 8 * place.variable.offset + place.bit_offset
-        write_bits(buffer, first, place.bit_size, value, big=template.index.big_endian)
+        write_bits(buffer, place.start, place.bit_size, value, big=template.index.big_endian)
     else:
         buffer[place.offset : place.offset + len(value)] = value
 

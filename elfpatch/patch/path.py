@@ -1,151 +1,50 @@
-"""Paths: `name{.member|[index]}` to the place it names, with `object:` in front where two objects use one name.
+"""The parts of a place: what follows a variable's name in a path, `.member` and `[index]`, and what there is to walk.
 
-A variable's own name may hold dots (clang names a function's statics `fn.var`), so the longest name that exists wins.
-Where several statics share a name, `name@SECTION+0xOFFSET` picks one. Members of anonymous structs and unions are
-members of what contains them, as in C.
+Members of anonymous structs and unions are members of what contains them, as in C.
 """
 
 from __future__ import annotations
 
 from elfpatch.errors import BadValue
-from elfpatch.index import ARRAY, KEY, SETTABLE, STRUCT, UNION, Index, Member, Meta, Section, Type, Variable
+from elfpatch.index import ARRAY, SETTABLE, STRUCT, UNION, Index, Member, Meta, Section, Type, Variable
 from elfpatch.patch.number import parse_integer, short
+from elfpatch.patch.place import Place, resolve, unambiguous, whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+__all__ = [
+    "Place",
+    "array_index",
+    "element",
+    "elements",
+    "leaves",
+    "leaves_of",
+    "member",
+    "named_members",
+    "own_members",
+    "resolve",
+    "unambiguous",
+    "whole",
+]
 
-class Place:
-    """A range of a variable's bits and what BTF and the declaration tags say of it.
-
-    `bit_offset` counts from the variable's start, as `Member.bit_offset` does. `type` is None where the object has no
-    BTF for the variable, and for the padding of a struct (`padding`). `meta` is the tag that applies: the member's or
-    variable's own, handed down through arrays to their elements. `section` is a row in SECTIONS, `offset` the first
-    byte counted from the section's start, `size` the bytes it takes (of a bit-field those that hold it).
-    """
-
-    __slots__ = (
-        "path",
-        "row",
-        "variable",
-        "type",
-        "meta",
-        "bit_offset",
-        "bit_size",
-        "bitfield",
-        "padding",
-        "section",
-        "offset",
-        "size",
-    )
-
-    def __init__(
-        self,
-        path: str,
-        row: int,
-        variable: Variable,
-        kind: Type | None,
-        meta: Meta | None,
-        bit_offset: int,
-        bit_size: int,
-        bitfield: bool = False,
-        padding: bool = False,
-    ) -> None:
-        self.path = path
-        self.row = row
-        self.variable = variable
-        self.type = kind
-        self.meta = meta
-        self.bit_offset = bit_offset
-        self.bit_size = bit_size
-        self.bitfield = bitfield
-        self.padding = padding
-        self.section = variable.section
-        self.offset = variable.offset + bit_offset // 8
-        self.size = (bit_offset % 8 + bit_size + 7) // 8
-
-    @property
-    def description(self) -> str:
-        return self.meta.description if self.meta else ""
-
-    @property
-    def format(self) -> str:
-        """What its declaration tag says it holds: ipv4, duration, ... or ""."""
-        return self.meta.format if self.meta else ""
-
-    def __repr__(self) -> str:
-        return f"Place({self.path!r}, section {self.section}, bits {self.bit_offset}+{self.bit_size})"
+# --- following a path -------------------------------------------------------------------------------------------
 
 
-# --- resolving --------------------------------------------------------------------------------------------------
-
-
-def resolve(index: Index, path: str) -> Place:
-    """The place a path names, settable or not. Raises BadValue with the nearest names when there is none."""
-    body = _without_object(index, path)
-    row, variable, name, rest = _variable(index, body)
-    place = whole(index, row, variable, name)
+def follow(index: Index, place: Place, rest: str) -> Place:
+    """The place that `rest` of a path leads to from `place`. Raises BadValue."""
     while rest:
         place, rest = _step(index, place, rest)
     return place
 
 
-def whole(index: Index, row: int, variable: Variable, name: str = "") -> Place:
-    """The place of a whole variable. `name` is how its path calls it, by default what makes it unambiguous."""
-    kind = index.row(Type, variable.type) if variable.type >= 0 else None
-    meta = index.row(Meta, variable.meta) if variable.meta >= 0 else None
-    return Place(name or unambiguous(index, variable), row, variable, kind, meta, 0, 8 * variable.size)
-
-
-def unambiguous(index: Index, variable: Variable) -> str:
-    """The variable's name, with its section and offset when another one shares it."""
-    if len(index.variables_named(variable.name)) < 2:
-        return variable.name
-    return f"{variable.name}@{index.row(Section, variable.section).name}+{variable.offset:#x}"
-
-
-def require_settable(place: Place) -> None:
-    """Raise BadValue, with the reason the compiler wing found, when setting the variable would change nothing."""
-    if not place.variable.flags & SETTABLE:
-        why = place.variable.why_not or "the program does not read it"
-        raise BadValue(f"{place.variable.name} cannot be set: {why}", hint="--force writes it nevertheless")
-
-
-def _without_object(index: Index, path: str) -> str:
-    stem, colon, rest = path.partition(":")
-    if not colon:
-        return path
-    if stem != index.info.stem:
-        raise BadValue(f"there is no object `{short(stem)}` here", hint=f"the object is {index.info.stem}")
-    return rest
-
-
-def _variable(index: Index, path: str) -> tuple[int, Variable, str, str]:
-    """Row, variable, the name used and what follows it: the longest prefix of `path` that names a variable."""
-    if "@" in path:
-        return _located(index, path)
-    head = path.partition("[")[0]
-    name = head
-    while name:
-        found = index.variables_named(name)
-        if len(found) == 1:
-            return (*found[0], name, path[len(name) :])
-        if found and all(variable.flags & KEY and not variable.flags & SETTABLE for _, variable in found):
-            raise BadValue(f"{name} cannot be set: {found[0][1].why_not}")
-        if found:
-            choices = ", ".join(unambiguous(index, variable) for _, variable in found)
-            raise BadValue(f"{len(found)} variables are named {name}", hint=f"name one of them: {choices}")
-        name = name.rpartition(".")[0]
-    raise _unknown(index, head)
-
-
-def _located(index: Index, path: str) -> tuple[int, Variable, str, str]:
+def located(index: Index, path: str) -> tuple[int, Variable, str, str]:
     """`name@SECTION+0xOFFSET...`: one of several variables of this name."""
     name, _, location = path.partition("@")
     found = index.variables_named(name)
     if not found:
-        raise _unknown(index, name)
+        raise unknown(index, name)
     for row, variable in found:
         label = f"{index.row(Section, variable.section).name}+{variable.offset:#x}"
         rest = location[len(label) :]
@@ -156,7 +55,8 @@ def _located(index: Index, path: str) -> tuple[int, Variable, str, str]:
     raise BadValue(f"no {name} is at `{short(location)}`", hint=f"there is {choices}")
 
 
-def _unknown(index: Index, name: str) -> BadValue:
+def unknown(index: Index, name: str) -> BadValue:
+    """The error for a name that no variable has."""
     from elfpatch.patch.names import did_you_mean
 
     variables = list(index.rows(Variable))

@@ -6,9 +6,9 @@ Every apply comes through here, so what only structs and arrays need is imported
 from __future__ import annotations
 
 from elfpatch.errors import BadValue
-from elfpatch.index import ARRAY, STRUCT, UNION, Index
-from elfpatch.patch import value
-from elfpatch.patch.path import Place, elements, own_members, whole
+from elfpatch.index import ARRAY, BOOL, CHAR, INT, STRUCT, UNION, Index
+from elfpatch.patch import scalar, value
+from elfpatch.patch.place import Place, whole
 from elfpatch.patch.setting import TEXT, Setting
 
 TYPE_CHECKING = False
@@ -51,7 +51,16 @@ def _separate(image: Image) -> list[Place]:
 
 
 def _pairs(image: Image, place: Place) -> list[tuple[str, str]]:
-    """The pairs of one place: its text, else those of what it consists of, else `hex:`."""
+    """The pairs of one place. They follow from its bytes alone, and most instances of a template share most values: so
+    the last ones are kept."""
+    raw = image.raw(place)
+    if place.told is None or place.told[0] != raw:
+        place.told = raw, _told(image, place, raw)
+    return place.told[1]
+
+
+def _told(image: Image, place: Place, raw: bytes | int) -> list[tuple[str, str]]:
+    """Its text, else those of what it consists of, else `hex:`."""
     index = image.template.index
     shown = _text(image, place)
     if shown is not None:
@@ -68,7 +77,6 @@ def _pairs(image: Image, place: Place) -> list[tuple[str, str]]:
             found = [(inner, shown) for inner in parts if (shown := _text(image, inner)) is not None]
             if len(found) == len(parts) and _makes(image, place, found):
                 return [(inner.path, shown) for inner, shown in found]
-    raw = image.raw(place)
     assert isinstance(raw, bytes)
     return [(place.path, f"hex:{raw.hex()}")]
 
@@ -79,18 +87,36 @@ def _text(image: Image, place: Place) -> str | None:
     kind, raw = place.type, image.raw(place)
     if kind is None or kind.kind not in (STRUCT, UNION, ARRAY):
         shown: str | None = value.show(index, place, raw)
+        if _reads_back(index, place, raw):
+            return shown
     else:
         from elfpatch.patch import text
+        from elfpatch.patch.shape import ADDRESS_SIZES, misfit, text_form
 
         assert isinstance(raw, bytes)
         shown = text.show(index, place, raw)
+        if text_form(index, place) in ADDRESS_SIZES and misfit(index, place) is None:
+            return shown  # every address has a text, and nothing limits addresses
         if shown is None and kind.kind == UNION:
             shown = f"hex:{raw.hex()}"
     return shown if shown is not None and _makes(image, place, [(place, shown)]) else None
 
 
+def _reads_back(index: Index, place: Place, raw: bytes | int) -> bool:
+    """Whether the text of a scalar surely gives its bytes: numbers and bools within their limits, and IPv4 addresses,
+    which have none. Whatever else there is has to be tried."""
+    kind = place.type
+    if kind is None or kind.kind not in (INT, BOOL, CHAR):
+        return False
+    if place.format == "ipv4" and kind.kind == INT and kind.size == 4 and isinstance(raw, bytes):
+        return True
+    low, high = scalar.bounds(place)
+    return place.format in ("", "port") and low <= scalar.decode(index, place, raw) <= high
+
+
 def _parts(index: Index, place: Place) -> Iterator[Place]:
     """What `place` consists of, down to what one text can name; a union comes as a whole."""
+    from elfpatch.patch.path import elements, own_members
     from elfpatch.patch.shape import text_form
 
     kind = place.type

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from elfpatch.index import ARRAY, SETTABLE, STRUCT, Index, Variable
 from elfpatch.patch.aggregate import part
-from elfpatch.patch.path import Place, elements, own_members, whole
+from elfpatch.patch.path import elements, own_members
+from elfpatch.patch.place import Place, whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,16 +16,22 @@ if TYPE_CHECKING:
 
 def unset_required(image: Image) -> list[str]:
     """The paths of required variables and members that nothing set and that still hold their placeholder."""
-    index = image.template.index
-    found = []
-    for row, variable in enumerate(index.rows(Variable)):
-        if not variable.default or not variable.flags & SETTABLE:  # what nobody reads is not asked for
-            continue
-        place = whole(index, row, variable)
-        for inner in _required(index, place):
-            if not _given(image, inner) and image.raw(inner) == part(index, place, inner, variable.default):
-                found.append(inner.path)
-    return found
+    return [
+        place.path
+        for place, placeholder in image.template.required
+        if not _given(image, place) and image.raw(place) == placeholder
+    ]
+
+
+def required_places(index: Index) -> list[tuple[Place, bytes | int]]:
+    """The places of all required variables and members, with their placeholders."""
+    return [
+        (inner, part(index, place, inner, variable.default))
+        for row, variable in enumerate(index.rows(Variable))
+        if variable.default and variable.flags & SETTABLE  # what nobody reads is not asked for
+        for place in (whole(index, row, variable),)
+        for inner in _required(index, place)
+    ]
 
 
 def _required(index: Index, place: Place) -> Iterator[Place]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from elfpatch.errors import BadValue
-from elfpatch.index import BOOL, CHAR, ENUM, INT, NETWORK_ORDER, SIGNED, Enumerator, Index, Type
+from elfpatch.index import BOOL, CHAR, ENUM, INT, NETWORK_ORDER, SIGNED, Index, Type
 from elfpatch.patch.number import check_range, parse_integer, short
-from elfpatch.patch.path import Place
+from elfpatch.patch.place import Place
 
 NUMBERS = (INT, BOOL, CHAR, ENUM)
 _BOOLS = {"true": 1, "on": 1, "yes": 1, "1": 1, "false": 0, "off": 0, "no": 0, "0": 0}
@@ -32,7 +32,9 @@ def encode(index: Index, place: Place, value: object) -> bytes | int:
     elif kind.kind == BOOL:
         number = _bool(value)
     elif kind.kind == ENUM:
-        number = _enum(index, place, kind, value)
+        from elfpatch.patch import enumeration
+
+        number = enumeration.encode(index, place, kind, value)
     elif kind.kind == CHAR:
         number = _char(value)
     else:
@@ -67,7 +69,9 @@ def show(index: Index, place: Place, raw: bytes | int) -> str:
         words = ("off", "on") if kind.size > 1 else ("false", "true")  # a static key has four bytes
         text = {0: words[0], 1: words[1]}.get(number, "")
     elif kind.kind == ENUM:
-        text = _enum_text(index, place, kind, number)
+        from elfpatch.patch import enumeration
+
+        text = enumeration.show(index, place, kind, number)
     elif place.format and isinstance(raw, bytes):
         from elfpatch.patch.tagged import show as show_tagged
 
@@ -77,6 +81,12 @@ def show(index: Index, place: Place, raw: bytes | int) -> str:
 
 def bounds(place: Place) -> tuple[int, int]:
     """The lowest and highest number allowed: what fits the type and its tags."""
+    if place.bounds is None:
+        place.bounds = _bounds(place)
+    return place.bounds
+
+
+def _bounds(place: Place) -> tuple[int, int]:
     kind = place.type
     assert kind is not None
     if kind.kind == BOOL:
@@ -121,7 +131,7 @@ def _integer(index: Index, place: Place, kind: Type, value: object) -> int | byt
         from elfpatch.patch.tagged import encode_text
 
         return encode_text(index, place, kind, value)
-    number = _number(value)
+    number = number_of(value)
     if place.format:
         from elfpatch.patch.tagged import check_number
 
@@ -129,7 +139,7 @@ def _integer(index: Index, place: Place, kind: Type, value: object) -> int | byt
     return number
 
 
-def _number(value: object) -> int:
+def number_of(value: object) -> int:
     """An int that came as data."""
     if isinstance(value, bool):
         raise BadValue(f"an integer is needed, not {str(value).lower()}")
@@ -153,78 +163,12 @@ def _bool(value: object) -> int:
 
 def _char(value: object) -> int:
     if not isinstance(value, str):
-        return _number(value)
+        return number_of(value)
     try:
         return parse_integer(value)
     except BadValue as error:
         hint = f"the code of `{value}` is {ord(value)}" if len(value) == 1 and value.isascii() else error.hint
         raise BadValue(error.what, hint=hint) from None
-
-
-def enumerators(index: Index, kind: Type) -> list[tuple[str, int]]:
-    """Names and values of an enum, signed where it is."""
-    found = []
-    for row in index.rows(Enumerator, kind.first, kind.members):
-        value = row.value - (1 << 64) if kind.flags & SIGNED and row.value >> 63 else row.value
-        found.append((row.name, value))
-    return found
-
-
-def _enum(index: Index, place: Place, kind: Type, value: object) -> int:
-    known = enumerators(index, kind)
-    flags = place.format == "flags"
-    if isinstance(value, str):
-        if flags:
-            number = 0
-            for part in value.split("|"):
-                number |= _enum_one(index, kind, known, part.strip(" "), flags)
-            return number
-        return _enum_one(index, kind, known, value, flags)
-    return _known(index, kind, known, _number(value), flags)
-
-
-def _enum_one(index: Index, kind: Type, known: list[tuple[str, int]], text: str, flags: bool) -> int:
-    for name, number in known:
-        if name == text:
-            return number
-    if text[:1].isdecimal() or text[:1] == "-":
-        return _known(index, kind, known, parse_integer(text), flags)
-    from elfpatch.patch.describe import type_text
-    from elfpatch.patch.names import did_you_mean
-
-    hint = did_you_mean(text, [name for name, _ in known], "names")
-    raise BadValue(f"`{short(text)}` is not a name of {type_text(index, kind)}", hint=hint)
-
-
-def _known(index: Index, kind: Type, known: list[tuple[str, int]], number: int, flags: bool) -> int:
-    """`number` if it is one of the enum's, or with `flags` made of them."""
-    if any(number == value for _, value in known):
-        return number
-    every = 0
-    for _, value in known:
-        every |= value
-    if flags and number >= 0 and not number & ~every:
-        return number
-    from elfpatch.patch.describe import type_text
-
-    choices = ", ".join(f"{name} = {value}" for name, value in known[:12])
-    raise BadValue(f"{number} is not a value of {type_text(index, kind)}", hint=choices)
-
-
-def _enum_text(index: Index, place: Place, kind: Type, number: int) -> str:
-    """The name of an enum's number, with flags several; "" when it has none."""
-    known = enumerators(index, kind)
-    for name, value in known:
-        if value == number:
-            return name
-    if place.format != "flags":
-        return ""
-    names, rest = [], number
-    for name, value in known:
-        if value > 0 and value & rest and value & number == value:
-            names.append(name)
-            rest &= ~value
-    return "" if rest else "|".join(names) or "0"
 
 
 def _range_text(index: Index, place: Place, kind: Type) -> str:

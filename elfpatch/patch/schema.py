@@ -21,7 +21,9 @@ from elfpatch.index import (
 from elfpatch.patch import scalar
 from elfpatch.patch.aggregate import data_of
 from elfpatch.patch.describe import type_text
-from elfpatch.patch.path import Place, element, named_members, own_members, whole
+from elfpatch.patch.enumeration import enumerators
+from elfpatch.patch.path import element, named_members, own_members
+from elfpatch.patch.place import Place, whole
 from elfpatch.patch.shape import text_form
 
 TYPE_CHECKING = False
@@ -138,7 +140,7 @@ def _scalar(index: Index, place: Place, kind: Type) -> Schema:
 
 
 def _enum(index: Index, place: Place, kind: Type) -> list[Schema]:
-    known = scalar.enumerators(index, kind)
+    known = enumerators(index, kind)
     names = [name for name, _ in known]
     if place.format == "flags":
         one = "|".join([*names, "[0-9][0-9a-fA-FxXoObB_]*"])

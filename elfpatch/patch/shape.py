@@ -5,12 +5,14 @@ from __future__ import annotations
 from elfpatch.errors import BadValue
 from elfpatch.index import ARRAY, CHAR, INT, NETWORK_ORDER, STRUCT, UNION, Index, Type
 from elfpatch.patch.describe import type_text
-from elfpatch.patch.path import Place, named_members
+from elfpatch.patch.path import named_members
+from elfpatch.patch.place import Place
 
 ADDRESS_SIZES = {"ipv4": 4, "ipv6": 16, "mac": 6}
 _KNOWN_STRUCTS = {"struct in_addr": "ipv4", "struct in6_addr": "ipv6", "in_addr": "ipv4", "in6_addr": "ipv6"}
 _PREFIX_NAMES = ("prefixlen", "prefix_len", "prefix", "plen", "len", "bits", "masklen", "mask_len", "cidr")
 _MASK_NAMES = ("mask", "netmask")
+_OF_TYPES = frozenset((*ADDRESS_SIZES, "cidr"))  # formats that not every type can hold
 
 
 def array_format(kind: Type, inner: Type, form: str) -> bool:
@@ -25,6 +27,13 @@ def array_format(kind: Type, inner: Type, form: str) -> bool:
 def text_form(index: Index, place: Place) -> str:
     """How one text writes the aggregate at `place`: char, bytes (`hex:`), ipv4, ipv6, mac, cidr, or "" for not at
     all. Scalars give ""."""
+    form = place.form
+    if form is None:
+        form = place.form = _text_form(index, place)
+    return form
+
+
+def _text_form(index: Index, place: Place) -> str:
     kind = place.type
     if kind is None or kind.kind not in (ARRAY, STRUCT, UNION):
         return ""
@@ -95,7 +104,7 @@ def _named(name: str, known: tuple[str, ...]) -> bool:
 def misfit(index: Index, place: Place) -> BadValue | None:
     """The error for a place whose tag says what its type cannot hold, None when they agree."""
     form, kind = place.format, place.type
-    if form not in (*ADDRESS_SIZES, "cidr") or kind is None or text_form(index, place) == form:
+    if form not in _OF_TYPES or kind is None or text_form(index, place) == form:
         return None
     if kind.kind == INT and ADDRESS_SIZES.get(form) == kind.size and form != "mac" and not place.bitfield:
         return None

@@ -9,7 +9,7 @@ from elfpatch.patch import units
 from elfpatch.patch.address import ipv4_bytes, ipv4_text, ipv6_bytes, ipv6_text, looks_address
 from elfpatch.patch.describe import type_text
 from elfpatch.patch.number import parse_integer
-from elfpatch.patch.path import Place
+from elfpatch.patch.place import Place
 from elfpatch.patch.shape import misfit
 
 _EXAMPLES = {"ipv4": '"10.0.0.5"', "ipv6": '"2001:db8::1"'}

@@ -21,7 +21,7 @@ from elfpatch.patch.address import (
 )
 from elfpatch.patch.describe import type_text
 from elfpatch.patch.number import check_range, hex_bytes, short
-from elfpatch.patch.path import Place
+from elfpatch.patch.place import Place
 from elfpatch.patch.shape import misfit, prefix_shape, text_form
 
 TYPE_CHECKING = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from elfpatch.errors import BadValue
 from elfpatch.index import Index
 from elfpatch.patch.number import check_range, parse_integer, short
-from elfpatch.patch.path import Place
+from elfpatch.patch.place import Place
 
 WIDTHS = (8, 16, 32, 64, 128)
 

@@ -6,7 +6,7 @@ from elfpatch.errors import BadValue
 from elfpatch.index import ARRAY, STRUCT, UNION, Index
 from elfpatch.patch import scalar
 from elfpatch.patch.number import hex_bytes
-from elfpatch.patch.path import Place
+from elfpatch.patch.place import Place
 from elfpatch.patch.setting import HEX, JSON, TEXT, Setting
 
 TYPE_CHECKING = False

@@ -1,8 +1,11 @@
 """Images: precedence, overlaps, receipts, written objects, digests, records."""
 
+import hashlib
+
 import pytest
 
 from elfpatch.errors import BadValue, UsageError
+from elfpatch.index import ELF_HEADER_SIZE
 from elfpatch.patch.image import digest, make_image, written
 from elfpatch.patch.path import resolve
 from elfpatch.patch.setting import TEXT, Setting, from_mapping, from_set, from_set_hex, from_set_json
@@ -293,3 +296,35 @@ def test_a_written_object_carries_its_required_values():
 
 def test_nothing_is_written_when_something_is_wrong():
     assert len(refusals(template(), "foo=1", "bar=70000", "nope=1")) == 2
+
+
+def test_the_digest_of_a_forced_value_that_reaches_into_a_settable_variable():
+    b = Builder()
+    b.var("wide", b.array(b.int(1), 20), flags=0)
+    row, _ = b.variables[-1]
+    b.variables[-1] = (row, b"\1" * 8)  # its last four bytes are those of `foo`
+    t = b.var("foo", b.int(4), b"\7").template()
+    new = bytes(range(20))
+    image = patched(t, hexes=[f"wide={new.hex()}"], force=True)
+    assert t.settable_ranges == [(ELF_HEADER_SIZE + 16, ELF_HEADER_SIZE + 20)]
+    old = t.data[ELF_HEADER_SIZE : ELF_HEADER_SIZE + 20]
+    lines = [f"\n.data+{at:#x}={new[at]:#x}".encode() for at in range(20) if new[at] != old[at]]
+    expected = hashlib.sha256(t.index.template_sha256 + new[16:] + b"".join(lines)).hexdigest()
+    assert digest(image) == expected
+
+
+def test_two_names_of_one_bit_are_in_each_others_way():
+    b = Builder()
+    u8 = b.int(1)
+    t = b.var("v", b.union("v", ("one", u8, 1), ("other", u8, 1))).template()
+    assert "overlap" in refusal(t, "v.one=1", "v.other=1")
+
+
+def test_what_a_tag_forbids_to_write_is_recorded_as_bytes():
+    b = Builder()
+    address = b.struct("in6_addr", ("bytes", b.array(b.int(1), 16)))
+    t = b.var("v", address, meta=b.meta(format="mac")).template()
+    assert "cannot hold one" in refusal(t, "v=fe80::1")
+    image = patched(t, hexes=["v=" + "ab" * 16])
+    again = patched(t, *(f"{path}={text}" for path, text in image.settings_text))
+    assert digest(again) == digest(image)

@@ -30,7 +30,7 @@ def run(arguments: options.Arguments) -> int:
     image = image_to_load(template, output.settings(arguments), force=arguments.flag("force"))
     selection = select(template.index, parse_all(arguments.all("target")))
     prepared = prepare(image, selection, specialize=arguments.flag("specialize"))
-    with load(image, prepared, {}, {}) as loaded:
+    with load(image, prepared) as loaded:
         found = [(ready, bpf.prog_info(loaded.progs[row])) for row, ready in prepared.programs.items()]
     if output.wants_json(arguments):
         programs = [

@@ -12,14 +12,18 @@ from struct import pack, pack_into
 
 from elfpatch import index as ix
 from elfpatch.deploy.select import needs_btf_target
+from elfpatch.deploy.shared import Shared
 from elfpatch.errors import BadObject, SyscallFailed, Unsupported
 from elfpatch.kernel import abi, bpf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Hashable
     from types import TracebackType
 
     from elfpatch.deploy.prepare import Prepared, Ready
+    from elfpatch.deploy.reuse import Carried
+    from elfpatch.deploy.shared import Held
     from elfpatch.errors import ElfpatchError
     from elfpatch.patch.image import Image
 
@@ -47,23 +51,62 @@ _WITHOUT_BTF = (
 
 
 class Loaded:
-    """The file descriptors of what was loaded: `progs` by row of PROGRAMS, `maps` by row of MAPS. `reused` are the
-    rows of maps that were not made here. `with` closes all of them."""
+    """What was loaded: fds of `progs` by row of PROGRAMS and of `maps` by row of MAPS. `reused` are the rows of maps
+    that were not made here. `with` closes what is not shared with others and gives the rest back."""
 
-    __slots__ = ("btf", "maps", "notes", "progs", "reused")
+    __slots__ = ("_infos", "_own", "_shared", "_store", "btf", "identity", "maps", "notes", "progs", "reused")
 
-    def __init__(self) -> None:
+    def __init__(self, store: Shared) -> None:
         self.btf = -1
         self.maps: dict[int, int] = {}
         self.progs: dict[int, int] = {}
         self.reused: set[int] = set()
         self.notes: list[str] = []
+        self.identity: dict[int, object] = {}  # of maps that others may use, too: equal for one and the same map
+        self._store = store
+        self._shared: list[Held] = []
+        self._own: list[int] = []
+        self._infos: dict[int, Held | bpf.ProgInfo] = {}
+
+    def own(self, fd: int) -> int:
+        """Close this fd with the others."""
+        self._own.append(fd)
+        return fd
+
+    def share(self, key: Hashable, make: Callable[[], int], hooks: Collection[str] = ()) -> Held | None:
+        """`Shared.take`, given back with the others."""
+        one = self._store.take(key, make, hooks)
+        if one is not None:
+            self._shared.append(one)
+        return one
+
+    def add_program(self, row: int, one: Held | int) -> None:
+        if isinstance(one, int):
+            self.progs[row] = self.own(one)
+        else:
+            self.progs[row] = one.fd
+            self._infos[row] = one
+
+    def info(self, row: int) -> bpf.ProgInfo:
+        """What the kernel says of a program, asked once."""
+        known = self._infos.get(row)
+        if isinstance(known, bpf.ProgInfo):
+            return known
+        if known is not None and known.info is not None:
+            return known.info
+        info = bpf.prog_info(self.progs[row])
+        if known is None:
+            self._infos[row] = info
+        else:
+            known.info = info
+        return info
 
     def close(self) -> None:
-        for fd in (*self.progs.values(), *self.maps.values(), self.btf):
-            if fd >= 0:
-                os.close(fd)
-        self.progs, self.maps, self.btf = {}, {}, -1
+        for fd in self._own:
+            os.close(fd)
+        for one in self._shared:
+            self._store.give_back(one)
+        self._own, self._shared = [], []
 
     def __enter__(self) -> Loaded:
         return self
@@ -74,26 +117,37 @@ class Loaded:
         self.close()
 
 
-def load(image: Image, prepared: Prepared, reuse: dict[int, int], contents: dict[int, bytes]) -> Loaded:
+def load(
+    image: Image,
+    prepared: Prepared,
+    carried: Carried | None = None,
+    store: Shared | None = None,
+    hooks: dict[int, list[str]] | None = None,
+) -> Loaded:
     """Load programs and the maps that they need.
 
-    `reuse`: fds of live maps by row of MAPS, which become the result's. `contents`: initial bytes of data sections by
-    row of SECTIONS that are to be used instead of the image's. Raises VerifierRejected, SyscallFailed, Unsupported,
-    BadObject; everything is closed then, `reuse` included.
+    `carried`: live maps, and contents, to go on with; its fds become the result's. `store`: what other instances have
+    loaded, and may use of this one. `hooks`: the places where a program is meant to go, by row of PROGRAMS. Raises
+    VerifierRejected, SyscallFailed, Unsupported, BadObject; everything is closed then, the fds of `carried` included.
     """
-    loaded = Loaded()
-    loaded.maps.update(reuse)
-    loaded.reused.update(reuse)
+    loaded = Loaded(store or Shared())
+    contents: dict[int, bytes] = {}
+    if carried is not None:
+        contents = carried.contents
+        for row, fd in carried.reuse.items():
+            loaded.maps[row] = loaded.own(fd)
+        loaded.identity.update(carried.ids)
+        loaded.reused.update(carried.reuse)
     try:
         _check(image, prepared)
         index = image.template.index
         info = index.info
-        loaded.btf = _load_btf(info, prepared, loaded)
+        _load_btf(info, prepared, loaded)
         for row in prepared.maps:
             if row not in loaded.maps:
-                loaded.maps[row] = _make_map(image, index, row, loaded, contents)
+                _add_map(image, index, row, loaded, contents)
         for row, ready in prepared.programs.items():
-            loaded.progs[row] = _load_program(image, info, ready, loaded)
+            _add_program(image, info, ready, loaded, hooks.get(row, ()) if hooks else ())
         _fill_slots(index, prepared, loaded)
     except BaseException:
         loaded.close()
@@ -126,17 +180,19 @@ def _check(image: Image, prepared: Prepared) -> None:
             )
 
 
-def _load_btf(info: ix.Info, prepared: Prepared, loaded: Loaded) -> int:
+def _load_btf(info: ix.Info, prepared: Prepared, loaded: Loaded) -> None:
     if not info.btf:
-        return -1
+        return
     try:
-        return bpf.btf_load(info.btf)
+        one = loaded.share("BTF", lambda: bpf.btf_load(info.btf))
     except SyscallFailed as error:
         if any(ready.core_relos for ready in prepared.programs.values()):
             raise
         # As for libbpf, BTF is optional when nothing depends on it: names and source lines are lost, no more.
         loaded.notes.append(f"the kernel refused the object's BTF ({error.what}): loaded without it")
-        return -1
+    else:
+        assert one is not None
+        loaded.btf = one.fd
 
 
 # --- maps -------------------------------------------------------------------------------------------------------
@@ -160,30 +216,48 @@ def effective_entries(definition: ix.Map) -> int:
     return definition.max_entries
 
 
-def _make_map(image: Image, index: ix.Index, row: int, loaded: Loaded, contents: dict[int, bytes]) -> int:
+def _add_map(image: Image, index: ix.Index, row: int, loaded: Loaded, contents: dict[int, bytes]) -> None:
     definition = index.row(ix.Map, row)
     if definition.problem:
         raise BadObject(definition.problem, where=image.template.path)
-    inner = -1
-    if definition.inner >= 0:
-        inner = _create(index.row(ix.Map, definition.inner), loaded.btf, 0)
+    section = definition.section
+    if section < 0:
+        loaded.maps[row] = loaded.own(_empty_map(index, definition, loaded))
+        return
+    data: bytes | None = contents.get(section)
+    if data is None and (image.touched(section) or image.template.section(section).has_bytes):  # else zeros, as it is
+        data = image.section_bytes(section)
+    if definition.flags & abi.F_RDONLY_PROG:
+        key = (row, data)
+        one = loaded.share(key, lambda: _data_map(index, definition, data, loaded))
+        assert one is not None
+        loaded.maps[row] = one.fd
+        loaded.identity[row] = key
+    else:
+        loaded.maps[row] = loaded.own(_data_map(index, definition, data, loaded))
+
+
+def _empty_map(index: ix.Index, definition: ix.Map, loaded: Loaded) -> int:
+    if definition.inner < 0:
+        return _create(definition, loaded.btf, 0)
+    inner = _create(index.row(ix.Map, definition.inner), loaded.btf, 0)
     try:
-        fd = _create(definition, loaded.btf, max(inner, 0))
+        return _create(definition, loaded.btf, inner)
     finally:
-        if inner >= 0:
-            os.close(inner)
-    if definition.section >= 0:
-        try:
-            section = definition.section
-            if section in contents:
-                bpf.map_update(fd, b"\0\0\0\0", contents[section])
-            elif image.touched(section) or image.template.section(section).has_bytes:  # else zeros, as it is
-                bpf.map_update(fd, b"\0\0\0\0", image.section_bytes(section))
-            if definition.flags & abi.F_RDONLY_PROG:
-                bpf.map_freeze(fd)
-        except BaseException:
-            os.close(fd)
-            raise
+        os.close(inner)
+
+
+def _data_map(index: ix.Index, definition: ix.Map, data: bytes | None, loaded: Loaded) -> int:
+    """The map of a data section; one that programs may only read is frozen."""
+    fd = _empty_map(index, definition, loaded)
+    try:
+        if data is not None:
+            bpf.map_update(fd, b"\0\0\0\0", data)
+        if definition.flags & abi.F_RDONLY_PROG:
+            bpf.map_freeze(fd)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -250,6 +324,17 @@ def _fill_slots(index: ix.Index, prepared: Prepared, loaded: Loaded) -> None:
 
 
 # --- programs ---------------------------------------------------------------------------------------------------
+
+
+def _add_program(image: Image, info: ix.Info, ready: Ready, loaded: Loaded, hooks: Collection[str]) -> None:
+    """Load a program, unless another instance has the very same one: the same instructions over the same maps."""
+    wanted = ready.wanted
+    one: Held | None = None
+    if all(row in loaded.identity for row in ready.refs.values()):
+        maps = tuple([(slot, loaded.identity[row]) for slot, row in ready.refs.items()])
+        key = (wanted.row, wanted.prog_type, wanted.attach_type, loaded.btf >= 0, bytes(ready.insns), maps)
+        one = loaded.share(key, lambda: _load_program(image, info, ready, loaded), hooks)
+    loaded.add_program(wanted.row, _load_program(image, info, ready, loaded) if one is None else one)
 
 
 def _load_program(image: Image, info: ix.Info, ready: Ready, loaded: Loaded) -> int:

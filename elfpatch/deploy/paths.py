@@ -38,6 +38,8 @@ def default_bpffs() -> str:
 
 def plain(text: str) -> str:
     """A name for a file or pin: letters, digits, `_` and `-`; anything else becomes `_`."""
+    if text.isidentifier() and text.isascii():  # which names of programs and maps are
+        return text
     return "".join(c if c.isascii() and (c.isalnum() or c in _EXTRA) else "_" for c in text) or "_"
 
 

@@ -13,9 +13,9 @@ from elfpatch.deploy.attach import adapter_for
 from elfpatch.deploy.attach.base import ABSENT, DEFUNCT, FOREIGN, OURS, Live
 from elfpatch.deploy.paths import check_name, plain
 from elfpatch.deploy.prepare import Prepared, prepare
-from elfpatch.deploy.select import select
-from elfpatch.deploy.source import open_template, stem_of
-from elfpatch.deploy.target import parse, parse_all
+from elfpatch.deploy.session import Session
+from elfpatch.deploy.source import stem_of
+from elfpatch.deploy.target import parse_all
 from elfpatch.errors import BadConfiguration, BadValue, Drifted, NoPermission, raise_all
 from elfpatch.patch.image import digest, image_to_load
 from elfpatch.patch.setting import from_set
@@ -186,6 +186,15 @@ class Plan:
                 step.action = SWAP
 
     @property
+    def hooks(self) -> dict[int, list[str]]:
+        """By row of PROGRAMS, the places where a program is going to run."""
+        hooks: dict[int, list[str]] = {}
+        for step in self.steps:
+            if step.place is not None and step.program >= 0:
+                hooks.setdefault(step.program, []).append(step.place.key)
+        return hooks
+
+    @property
     def prepared(self) -> Prepared:
         """What is loaded. Raises BadObject."""
         if self._prepared is None:
@@ -197,21 +206,23 @@ class Plan:
         return value_changes(self.image, self.record)
 
 
-def make_plan(layout: Layout, request: Request, *, may_look: bool = True) -> Plan:
+def make_plan(layout: Layout, request: Request, *, may_look: bool = True, session: Session | None = None) -> Plan:
     """Compare what was asked for with what is there.
 
+    `session`: of `request.object`, when there is one already.
     `may_look` False: without privilege, what runs on the targets is taken from the record. Raises BadValue, BadObject,
     Missing, UsageError, BadConfiguration; Drifted when somebody else's program is where ours was.
     """
     name = request.deployment
     record = rec.read(layout, name)
-    template = open_template(request.object, layout.cache, request.immediates)
+    session = session or Session(layout, request.object, request.immediates)
+    template = session.template
     image = image_to_load(template, _settings(request, record), force=request.force)
     targets = parse_all(request.targets)
     if not targets and record is not None:
-        targets = [parse(one.target) for one in record.attached]
-    selection = select(template.index, targets)
-    steps = _steps(layout, name, record, targets, selection, may_look=may_look)
+        targets = [session.target(one.target) for one in record.attached]
+    selection = session.selection(targets)
+    steps = _steps(session, name, record, targets, selection, may_look=may_look)
     unpinned = record is not None and bool(rec.unpinned(layout, record))
     plan = Plan(request, name, image, record, selection, steps, unpinned=unpinned)
     if plan.changed and record is not None and record.sections:  # there are values that programs can be given live
@@ -231,7 +242,7 @@ def _settings(request: Request, record: Record | None) -> list[Setting]:
 
 
 def _steps(
-    layout: Layout,
+    session: Session,
     name: str,
     record: Record | None,
     targets: list[Target],
@@ -239,7 +250,7 @@ def _steps(
     *,
     may_look: bool,
 ) -> list[Step]:
-    attached = {parse(one.target).hook: one for one in record.attached} if record else {}
+    attached = {session.target(one.target).hook: one for one in record.attached} if record else {}
     known = record.known_ids() if record else []
     steps: list[Step] = []
     problems = []
@@ -247,7 +258,7 @@ def _steps(
         old = attached.pop(target.hook, None)
         adapter = adapter_for(target)
         place = adapter.locate(target)
-        pin = (old.pin if old else "") or (layout.link(name, target) if adapter.pinned else "")
+        pin = (old.pin if old else "") or (session.layout.link(name, target) if adapter.pinned else "")
         live = _look(adapter, place, pin, old, known, may_look=may_look)
         if live.state == FOREIGN and old is not None:
             problems.append(
@@ -264,7 +275,7 @@ def _steps(
                 action = SWAP  # an interrupted apply put another of our programs there
         steps.append(Step(action, target, adapter, pin, row, place, live, old))
     for old in attached.values():
-        target = parse(old.target)
+        target = session.target(old.target)
         steps.append(Step(DETACH, target, adapter_for(target), old.pin, -1, None, Live(OURS, old.prog_id), old))
     raise_all(problems)
     return steps

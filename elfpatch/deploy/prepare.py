@@ -80,7 +80,6 @@ def prepare(image: Image, selection: Selection, *, specialize: bool = False) -> 
 def ready(image: Image, wanted: Wanted, *, specialize: bool = False) -> Ready:
     """One program's code for an image."""
     program = wanted.program
-    index = image.template.index
     loose = False
     insns: bytes | bytearray = program.insns
     if image.template.has_code:
@@ -88,7 +87,7 @@ def ready(image: Image, wanted: Wanted, *, specialize: bool = False) -> Ready:
 
         insns, loose = program_code(image, program)
     made = Ready(wanted, insns)
-    fixups = list(index.rows(ix.Fixup, program.first_fixup, program.fixups))
+    fixups = image.template.fixups(program)
     if (loose or specialize) and not program.problem:
         _transform(image, made, fixups, specialize=specialize)
     else:

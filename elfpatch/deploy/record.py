@@ -1,7 +1,12 @@
 """What is known of a deployment: which template and values run, since when, on which targets.
 
-A text file, written whole and renamed into place. A line is a word and its fields, separated by tabs; the last line is
-`end`, so that a cut file is noticed. It is read on every apply, and reading JSON would cost more than all the rest.
+A text file that grows: each generation adds a whole record, and a swap that is about to begin adds a line with the
+programs that it may put in place. What counts is the last whole record and the lines behind it; what a crash cut off is
+cut off by the next write. Now and then the file is written anew and renamed into place. Not every time: ext4 makes
+the rename over an existing file wait for the new one's blocks, 0.3 ms, more than the rest of a swap.
+
+A line is a word and its fields, separated by tabs; the last line of a record is `end`. It is read on every apply, and
+reading JSON would cost more than all the rest.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ if TYPE_CHECKING:
 
 _FIRST = "elfpatch-record"
 _VERSION = "1"
+_PENDING, _SETTLED = "pending", "settled"
+_LOG_MAX = 16 << 10  # bytes to which the file grows, unless one record is longer
 _ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 
 
@@ -37,13 +44,15 @@ class Attached:
 class Record:
     """A deployment. `settings` are (path, text) pairs that make the image of the template; `sections` the SHA-256 of
     the initial contents of each writable data section; `programs` are (name, id, tag); `pending` holds the ids of
-    programs that a swap that did not report back may have put in place."""
+    programs that a swap that did not report back may have put in place. `log`: bytes of its file that count, 0 when it
+    has none yet; `torn`: there are more, which a crash left behind."""
 
     __slots__ = (
         "attached",
         "config_sha256",
         "force",
         "generation",
+        "log",
         "name",
         "object",
         "pending",
@@ -54,10 +63,13 @@ class Record:
         "since",
         "specialized",
         "template_sha256",
+        "torn",
     )
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.log = 0
+        self.torn = False
         self.object = ""
         self.template_sha256 = ""
         self.config_sha256 = ""
@@ -97,51 +109,63 @@ def encode(record: Record) -> str:
     for one in record.attached:
         details = [f"{key}={value}" for key, value in one.details.items()]
         lines.append(("target", one.target, one.pin, one.program, str(one.prog_id), one.tag, *details))
-    lines += [("pending", str(number)) for number in record.pending]
+    lines += [(_PENDING, str(number)) for number in record.pending]
     lines.append(("end",))
-    return "".join("\t".join(_escape(field) for field in line) + "\n" for line in lines)
+    plain = "".join(map("".join, lines))
+    if "\\" in plain or not plain.isprintable():  # which names and paths seldom are
+        lines = [tuple(map(_escape, line)) for line in lines]
+    return "".join(["\t".join(line) + "\n" for line in lines])
 
 
 def decode(text: str, path: str) -> Record:
     """Raises BadConfiguration when the text is not a whole record of this version."""
-    lines = [[_unescape(field) for field in line.split("\t")] for line in text.split("\n")[:-1]]
+    lines = [line.split("\t") for line in text.split("\n")[:-1]]
+    if "\\" in text:
+        lines = [[_unescape(field) for field in line] for line in lines]
     if not lines or lines[0][0] != _FIRST or lines[-1] != ["end"]:
         raise BadConfiguration("it is not a whole record", where=path, hint="restore it, or remove it and its pins")
     if lines[0][1:] != [_VERSION]:
         raise BadConfiguration(f"it has format {lines[0][1:]}, this elfpatch writes {_VERSION}", where=path)
     record = Record("")
     try:
-        for word, *fields in lines[1:-1]:
-            _take(record, word, fields)
+        for line in lines[1:-1]:
+            _take(record, line)
     except (ValueError, IndexError, TypeError):
         raise BadConfiguration("a line of it cannot be read", where=path, hint="restore the file") from None
     return record
 
 
-def _take(record: Record, word: str, fields: list[str]) -> None:
-    texts = {"name": "name", "object": "object", "template": "template_sha256", "config": "config_sha256"}
-    if word in texts:
-        setattr(record, texts[word], fields[0])
-    elif word == "since":
-        record.since = fields[0]
-    elif word == "generation":
-        record.generation = int(fields[0])
-    elif word in ("force", "specialized"):
-        setattr(record, word, fields[0] == "1")
-    elif word == "set":
-        record.settings.append((fields[0], fields[1]))
-    elif word == "section":
-        record.sections[fields[0]] = fields[1]
-    elif word == "program":
-        record.programs.append((fields[0], int(fields[1]), fields[2]))
-    elif word == "shared-map":
-        record.shared_maps.append(fields[0])
+_TEXTS = {
+    "name": "name",
+    "object": "object",
+    "template": "template_sha256",
+    "config": "config_sha256",
+    "since": "since",
+}
+
+
+def _take(record: Record, line: list[str]) -> None:
+    word = line[0]
+    if word in _TEXTS:
+        setattr(record, _TEXTS[word], line[1])
     elif word == "target":
-        target, pin, program, number, tag, *details = fields
-        pairs = dict(detail.split("=", 1) for detail in details)
+        _, target, pin, program, number, tag, *details = line
+        pairs = dict([detail.split("=", 1) for detail in details])
         record.attached.append(Attached(target, pin, program, int(number), tag, pairs))
-    elif word == "pending":
-        record.pending.append(int(fields[0]))
+    elif word == "set":
+        record.settings.append((line[1], line[2]))
+    elif word == "program":
+        record.programs.append((line[1], int(line[2]), line[3]))
+    elif word == "section":
+        record.sections[line[1]] = line[2]
+    elif word == "generation":
+        record.generation = int(line[1])
+    elif word in ("force", "specialized"):
+        setattr(record, word, line[1] == "1")
+    elif word == "shared-map":
+        record.shared_maps.append(line[1])
+    elif word == _PENDING:
+        record.pending.append(int(line[1]))
     else:
         raise ValueError(word)
 
@@ -166,8 +190,11 @@ def _unescape(field: str) -> str:
     return "".join(out)
 
 
+# --- the file -----------------------------------------------------------------------------------------------------
+
+
 def read(layout: Layout, name: str) -> Record | None:
-    """The record of a deployment, or None when there is none."""
+    """The record of a deployment, or None when there is none. Without a lock it may be one that is just superseded."""
     path = layout.record(name)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -178,19 +205,78 @@ def read(layout: Layout, name: str) -> Record | None:
     except OSError as error:
         raise BadConfiguration(f"cannot read the record: {error.strerror}", where=path) from None
     try:
-        data = bytearray()
-        while chunk := os.read(fd, 1 << 16):
+        data = chunk = os.read(fd, _LOG_MAX)
+        while len(chunk) == _LOG_MAX:
+            chunk = os.read(fd, _LOG_MAX)
             data += chunk
     finally:
         os.close(fd)
-    return decode(data.decode("utf-8", "surrogateescape"), path)
+    return last_record(data, path)
+
+
+def last_record(data: bytes, path: str) -> Record:
+    """The record that the bytes of a file come to. Raises BadConfiguration."""
+    end = data.rfind(b"\nend\n") + 5
+    start = data.rfind(f"\n{_FIRST}\t".encode(), 0, max(end, 0)) + 1
+    record = decode(data[start:end].decode("utf-8", "surrogateescape"), path)
+    record.log = end
+    while (after := data.find(b"\n", record.log) + 1) > 0:
+        word, *numbers = data[record.log : after - 1].split(b"\t")
+        if word == _PENDING.encode():
+            record.pending += map(int, numbers)
+        elif word == _SETTLED.encode():
+            record.pending = []
+        else:
+            break  # the beginning of a record that was never finished
+        record.log = after
+    record.torn = record.log < len(data)
+    return record
 
 
 def write(layout: Layout, record: Record) -> None:
     """Store a record: the old one or the new one is there, whatever happens."""
+    block = encode(record).encode("utf-8", "surrogateescape")
+    if record.log > 0 and record.log + len(block) <= _LOG_MAX:
+        _append(layout, record, block)
+    else:
+        _renew(layout, record, block)
+
+
+def announce(layout: Layout, record: Record, numbers: list[int]) -> None:
+    """Add to a stored record which programs may come to run."""
+    record.pending += numbers
+    _append(layout, record, "\t".join([_PENDING, *map(str, numbers)]).encode() + b"\n")
+
+
+def settle(layout: Layout, record: Record) -> None:
+    """Take back what was announced: none of it runs."""
+    record.pending = []
+    _append(layout, record, f"{_SETTLED}\n".encode())
+
+
+def _append(layout: Layout, record: Record, data: bytes) -> None:
+    path = layout.record(record.name)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if record.torn:
+                os.ftruncate(fd, record.log)
+            record.torn = True  # until all of it is there
+            done = 0
+            while done < len(data):
+                done += os.pwrite(fd, data[done:], record.log + done)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise of_system(error, "cannot write the record", where=path) from None
+    record.log += len(data)
+    record.torn = False
+
+
+def _renew(layout: Layout, record: Record, data: bytes) -> None:
     path = layout.record(record.name)
     fresh = f"{path}.{os.getpid()}"
-    data = encode(record).encode("utf-8", "surrogateescape")
+    length = len(data)
     try:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -205,6 +291,8 @@ def write(layout: Layout, record: Record) -> None:
         except OSError:
             pass
         raise of_system(error, "cannot write the record", where=path) from None
+    record.log = length
+    record.torn = False
 
 
 def unpinned(layout: Layout, record: Record) -> list[str]:

@@ -30,12 +30,14 @@ _LRU_HASHES = (abi.MAP_TYPE_LRU_HASH, abi.MAP_TYPE_LRU_PERCPU_HASH)
 class Carried:
     """What the next generation takes over: `reuse` fds by row of MAPS, and for `.data` and `.bss` sections whose
     configuration changes `contents`: the live bytes with the changed values in them, by row of SECTIONS. `copied` and
-    `replaced` are the names of maps that were copied so, or given up because --replace-maps was said."""
+    `replaced` are the names of maps that were copied so, or given up because --replace-maps was said. `ids`: the ids of
+    reused maps."""
 
-    __slots__ = ("contents", "copied", "replaced", "reuse")
+    __slots__ = ("contents", "copied", "ids", "replaced", "reuse")
 
     def __init__(self) -> None:
         self.reuse: dict[int, int] = {}
+        self.ids: dict[int, int] = {}
         self.contents: dict[int, bytes] = {}
         self.copied: list[str] = []
         self.replaced: list[str] = []
@@ -106,12 +108,14 @@ def _carry_map(
     if fd is None:
         return
     try:
-        wrong = differences(definition, bpf.map_info(fd))
+        live = bpf.map_info(fd)
+        wrong = differences(definition, live)
     except ElfpatchError:
         os.close(fd)
         raise
     if not wrong:
         carried.reuse[row] = fd
+        carried.ids[row] = live.map_id
         return
     os.close(fd)
     if replace and not definition.pinning:
@@ -180,10 +184,12 @@ def _carry_data(
     if fd is None:
         return
     try:
-        fits = not differences(definition, bpf.map_info(fd))
+        info = bpf.map_info(fd)
+        fits = not differences(definition, info)
         same = record.sections.get(section.name) == section_digest(image, definition.section)
         if fits and same:
             carried.reuse[row] = fd
+            carried.ids[row] = info.map_id
             fd = -1
         elif fits:
             live = bpf.map_lookup(fd, b"\0\0\0\0", section.size)

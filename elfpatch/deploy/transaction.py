@@ -18,6 +18,7 @@ from elfpatch.deploy.load import Loaded, load
 from elfpatch.deploy.lock import Lock
 from elfpatch.deploy.plan import ATTACH, DETACH, SWAP, Plan, Request, make_plan, refuse_other_object
 from elfpatch.deploy.reuse import Carried, carry, is_private_prog_array, is_state, pin_path, section_digest
+from elfpatch.deploy.session import Session
 from elfpatch.errors import Bug, Drifted, ElfpatchError, Missing, SyscallFailed
 from elfpatch.index import SECTION_RODATA, Map, Section
 from elfpatch.kernel import bpf, bpffs
@@ -47,33 +48,46 @@ class Outcome:
         self.carried: Carried | None = None
 
 
-def apply(layout: Layout, request: Request, lock_timeout: float = DEFAULT_LOCK_TIMEOUT) -> Outcome:
-    """Make a deployment what was asked for. Raises any ElfpatchError; what ran before then still runs."""
+def apply(
+    layout: Layout, request: Request, lock_timeout: float = DEFAULT_LOCK_TIMEOUT, session: Session | None = None
+) -> Outcome:
+    """Make a deployment what was asked for. Raises any ElfpatchError; what ran before then still runs.
+
+    `session`: of `request.object`, where other instances are applied as well; without one it is opened and closed here.
+    """
     name = request.deployment
     with Lock(layout, name, lock_timeout):
-        plan = make_plan(layout, request)
-        refuse_other_object(plan)
-        if not plan.changed:
-            assert plan.record is not None
-            return Outcome(plan, plan.record)
-        if plan.live is not None:
-            from elfpatch.deploy.live import store_live
+        if session is not None:
+            return _apply(session, name, request)
+        with Session(layout, request.object, request.immediates) as own:
+            return _apply(own, name, request)
 
-            record = store_live(layout, plan, plan.live)
-            if record is not None:
-                return _stored(plan, record)
-            plan.reload()
-        prepared = plan.prepared
-        for left in reversed(range(_PIN_RACES)):
-            try:
-                carried = carry(layout, name, plan.image, prepared, plan.record, replace=request.replace_maps)
-                with load(plan.image, prepared, carried.reuse, carried.contents) as loaded:
-                    return _commit(layout, plan, prepared, carried, loaded)
-            except SyscallFailed as error:
-                # Another deployment pinned a map shared by name since we looked; nothing is swapped yet: use that one.
-                if not left or (error.operation, error.errno) != ("BPF_OBJ_PIN", EEXIST):
-                    raise
-        raise Bug("no try at loading")
+
+def _apply(session: Session, name: str, request: Request) -> Outcome:
+    layout = session.layout
+    plan = make_plan(layout, request, session=session)
+    refuse_other_object(plan)
+    if not plan.changed:
+        assert plan.record is not None
+        return Outcome(plan, plan.record)
+    if plan.live is not None:
+        from elfpatch.deploy.live import store_live
+
+        record = store_live(layout, plan, plan.live)
+        if record is not None:
+            return _stored(plan, record)
+        plan.reload()
+    prepared = plan.prepared
+    for left in reversed(range(_PIN_RACES)):
+        try:
+            carried = carry(layout, name, plan.image, prepared, plan.record, replace=request.replace_maps)
+            with load(plan.image, prepared, carried, session.shared, plan.hooks) as loaded:
+                return _commit(layout, plan, prepared, carried, loaded)
+        except SyscallFailed as error:
+            # Another deployment pinned a map shared by name since we looked; nothing is swapped yet: use that one.
+            if not left or (error.operation, error.errno) != ("BPF_OBJ_PIN", EEXIST):
+                raise
+    raise Bug("no try at loading")
 
 
 def _stored(plan: Plan, record: Record) -> Outcome:
@@ -93,6 +107,7 @@ def _commit(layout: Layout, plan: Plan, prepared: Prepared, carried: Carried, lo
     outcome.notes += loaded.notes
     bpffs.ensure(layout.bpffs)
     fresh = not os.path.lexists(layout.pins(name))
+    settled = plan.record is not None and not plan.record.pending  # no crash has left pins of unknown names
     pins = Pins()
     done: list[tuple[Step, int]] = []
     try:
@@ -102,7 +117,7 @@ def _commit(layout: Layout, plan: Plan, prepared: Prepared, carried: Carried, lo
         _announce(layout, plan, record)
         for step in plan.steps:
             if step.action in (ATTACH, SWAP):
-                _swap_one(step, loaded.progs[step.program], record, done)
+                _swap_one(step, loaded, record, done)
         # A target that is given up stays in the record until it is off: a crash or a failure must not orphan it.
         record.attached += [step.old for step in plan.steps if step.action == DETACH and step.old is not None]
         rec.write(layout, record)
@@ -115,7 +130,8 @@ def _commit(layout: Layout, plan: Plan, prepared: Prepared, carried: Carried, lo
     for _, old_fd in done:
         if old_fd >= 0:
             os.close(old_fd)
-    _remove_old_programs(layout, record)
+    if not settled or _names(plan.record) != _names(record):
+        _remove_old_programs(layout, record)
     _detach_given_up(layout, plan, record, outcome.notes)
     outcome.new_ids = {one.target: one.prog_id for one in record.attached}
     return outcome
@@ -142,7 +158,7 @@ def _next_record(plan: Plan, prepared: Prepared, loaded: Loaded) -> Record:
         if section.kind != SECTION_RODATA and section.map in loaded.maps
     }
     for row, ready in prepared.programs.items():
-        info = bpf.prog_info(loaded.progs[row])
+        info = loaded.info(row)
         record.programs.append((ready.wanted.program.name, info.prog_id, info.tag))
     record.shared_maps = list(plan.record.shared_maps) if plan.record else []
     return record
@@ -150,24 +166,26 @@ def _next_record(plan: Plan, prepared: Prepared, loaded: Loaded) -> Record:
 
 def _announce(layout: Layout, plan: Plan, record: Record) -> None:
     """Write down, before the first swap, which programs may come to run: a crash after it must not look like drift."""
-    before = plan.record or rec.Record(plan.name)
-    if not before.object:
+    pending = [number for _, number, _ in record.programs]
+    before = plan.record
+    if before is not None:
+        rec.announce(layout, before, pending)
+    else:  # what a crash may leave attached is listed too, so that it can be found again
+        before = rec.Record(plan.name)
         before.object = record.object
-    before.pending = [number for _, number, _ in record.programs]
-    if plan.record is None:  # what a crash may leave attached is listed too, so that it can be found again
+        before.pending = pending
         before.attached = [
             rec.Attached(s.target.text, s.pin, "", 0, "", s.place.record() if s.place else {})
             for s in plan.steps
             if s.action == ATTACH
         ]
-    rec.write(layout, before)
-    if plan.record is None:
-        before.attached = []
+        rec.write(layout, before)
+    record.log = before.log
 
 
-def _swap_one(step: Step, prog_fd: int, record: Record, done: list[tuple[Step, int]]) -> None:
+def _swap_one(step: Step, loaded: Loaded, record: Record, done: list[tuple[Step, int]]) -> None:
     assert step.place is not None
-    info = bpf.prog_info(prog_fd)
+    prog_fd, info = loaded.progs[step.program], loaded.info(step.program)
     if step.action == ATTACH:
         details = step.adapter.attach(step.place, prog_fd, step.pin)
         done.append((step, -1))
@@ -220,8 +238,8 @@ def _undo(done: list[tuple[Step, int]], loaded: Loaded, error: BaseException) ->
 def _restore(layout: Layout, plan: Plan, *, fresh: bool) -> None:
     """Record and pins as before the transaction."""
     if plan.record is not None:
-        plan.record.pending = []
-        rec.write(layout, plan.record)
+        if plan.record.pending:
+            rec.settle(layout, plan.record)
         return
     rec.remove(layout, plan.name)
     if fresh:
@@ -278,6 +296,10 @@ def _stage_pins(layout: Layout, plan: Plan, prepared: Prepared, loaded: Loaded, 
             pins.stage(fd, path)
     for row, ready in prepared.programs.items():
         pins.stage(loaded.progs[row], layout.prog(plan.name, ready.wanted.program.name))
+
+
+def _names(record: Record | None) -> list[str]:
+    return [name for name, _, _ in record.programs] if record else []
 
 
 def _remove_old_programs(layout: Layout, record: Record) -> None:

@@ -59,6 +59,8 @@ def _call(command: int, operation: str, attr: bytearray, what: str = "") -> int:
 def _name(text: str) -> bytes:
     """An object name as the kernel takes it: 15 bytes of [A-Za-z0-9_.]; other characters become `_`."""
     encoded = text.encode("ascii", "replace")[: abi.OBJ_NAME_LEN - 1]
+    if encoded.replace(b"_", b"").isalnum():
+        return encoded
     return bytes(byte if chr(byte).isalnum() or byte in b"_." else 0x5F for byte in encoded)
 
 

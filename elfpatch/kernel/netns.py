@@ -106,11 +106,11 @@ class Inside:
 
 def identity(netns: str = "") -> tuple[int, int]:
     """(st_dev, st_ino) of a namespace: equal exactly for one and the same, whatever its name."""
-    fd = _open(netns)
     try:
-        status = os.fstat(fd)
-    finally:
-        os.close(fd)
+        status = os.stat(path_of(netns))
+    except OSError:
+        os.close(_open(netns))  # which says what is wrong
+        raise
     return status.st_dev, status.st_ino
 
 

@@ -113,7 +113,7 @@ def load_build(build: Build, opened: ExitStack) -> Running:
     style, image = build.style, build.image
     index = image.template.index
     prepared = prepare(image, select(index, []), specialize=style.specialize)
-    loaded = opened.enter_context(load(image, prepared, {}, {}))
+    loaded = opened.enter_context(load(image, prepared))
     names = {row: index.row(ix.Map, row).name for row in loaded.maps}
     holders = {row for row, name in names.items() if style.holder and name.endswith(style.holder)}
     if style.kind == MAP:

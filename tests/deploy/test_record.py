@@ -70,13 +70,18 @@ def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     record.generation = 7
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(Exception, match="no space left"):
         rec.write(layout, record)
     monkeypatch.undo()
     found = rec.read(layout, "one")
     assert found is not None
     assert found.generation == 0
+    monkeypatch.setattr(os, "write", full)
+    record.settings = [("name", "x" * (16 << 10))]  # more than is added to a file: it is written anew
+    with pytest.raises(Exception, match="no space left"):
+        rec.write(layout, record)
+    monkeypatch.undo()
     assert rec.names(layout) == ["one"]
 
 
@@ -86,3 +91,80 @@ def test_a_link_in_place_of_a_record_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "one.deployment").symlink_to(tmp_path / "secret")
     with pytest.raises(BadConfiguration):
         rec.read(layout, "one")
+
+
+def grown(tmp_path: Path) -> tuple[Layout, Path, list[int]]:
+    """A deployment's file with three generations, and its length after each."""
+    layout = Layout(str(tmp_path), str(tmp_path))
+    path = tmp_path / "one.deployment"
+    record = rec.Record("one")
+    lengths = []
+    for generation in (1, 2, 3):
+        record.generation = generation
+        rec.write(layout, record)
+        lengths.append(path.stat().st_size)
+    return layout, path, lengths
+
+
+def test_generations_are_added_and_the_last_counts(tmp_path: Path) -> None:
+    layout, path, lengths = grown(tmp_path)
+    assert lengths == sorted(set(lengths))
+    found = rec.read(layout, "one")
+    assert found is not None
+    assert (found.generation, found.log, found.torn) == (3, path.stat().st_size, False)
+
+
+def test_wherever_a_crash_cuts_the_file_a_whole_record_counts_and_the_rest_is_cut_off(tmp_path: Path) -> None:
+    layout, path, lengths = grown(tmp_path)
+    whole = path.read_bytes()
+    for length in range(lengths[0], lengths[2]):
+        path.write_bytes(whole[:length])
+        found = rec.read(layout, "one")
+        assert found is not None
+        assert found.generation == (2 if length >= lengths[1] else 1)
+        assert found.torn == (length not in lengths)
+        found.generation = 7
+        rec.write(layout, found)
+        again = rec.read(layout, "one")
+        assert again is not None
+        assert (again.generation, again.torn) == (7, False)
+
+
+def test_what_was_announced_is_pending_until_it_is_settled_or_a_record_follows(tmp_path: Path) -> None:
+    layout, path, _ = grown(tmp_path)
+
+    def pending() -> list[int]:
+        found = rec.read(layout, "one")
+        assert found is not None
+        assert not found.torn
+        return found.pending
+
+    record = rec.read(layout, "one")
+    assert record is not None
+    rec.announce(layout, record, [12, 13])
+    assert pending() == [12, 13]
+    with path.open("ab") as file:
+        file.write(b"settl")  # cut by a crash: what was announced still is
+    found = rec.read(layout, "one")
+    assert found is not None
+    assert (found.pending, found.torn) == ([12, 13], True)
+    rec.settle(layout, found)
+    assert pending() == []
+    rec.announce(layout, found, [14])
+    found.pending = []
+    rec.write(layout, found)
+    assert pending() == []
+
+
+def test_the_file_does_not_grow_without_end(tmp_path: Path) -> None:
+    layout = Layout(str(tmp_path), str(tmp_path))
+    record = rec.Record("one")
+    sizes = set()
+    for generation in range(400):
+        record.generation = generation
+        rec.write(layout, record)
+        sizes.add((tmp_path / "one.deployment").stat().st_size)
+    found = rec.read(layout, "one")
+    assert found is not None
+    assert found.generation == 399
+    assert max(sizes) <= 16 << 10

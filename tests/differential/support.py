@@ -65,7 +65,7 @@ def observed_in_memory(image: Image, *, specialize: bool = False, packets: list[
     """The same of an image that elfpatch loads, without a pin."""
     index = image.template.index
     prepared = prepare(image, select(index, []), specialize=specialize)
-    with load(image, prepared, {}, {}) as loaded:
+    with load(image, prepared) as loaded:
         programs = {index.row(Program, row).name: fd for row, fd in loaded.progs.items()}
         maps = {index.row(Map, row).name: fd for row, fd in loaded.maps.items()}
         return observed_fds(programs, maps, packets)

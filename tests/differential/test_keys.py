@@ -129,7 +129,7 @@ def test_what_is_written_loads_with_libbpf_and_does_the_same(path, constants, tm
         again = make_image(opened(out.read_bytes(), path.stem), [])
         for one in (image, again):
             prepared = prepare(one, select(one.template.index, []))
-            with load(one, prepared, {}, {}) as ours:
+            with load(one, prepared) as ours:
                 tags = {
                     prepared.programs[row].wanted.program.name: bpf.prog_info(fd).tag for row, fd in ours.progs.items()
                 }
@@ -203,7 +203,7 @@ def loaded_insns(path: Path, *, specialize: bool = False) -> tuple[int, list[isa
     """Translated instructions, and those that were loaded, of the only program."""
     image = make_image(template_of(path), [])
     prepared = prepare(image, select(image.template.index, []), specialize=specialize)
-    with load(image, prepared, {}, {}) as loaded:
+    with load(image, prepared) as loaded:
         (fd,) = loaded.progs.values()
         (ready,) = prepared.programs.values()
         code = [isa.decode(ready.insns, slot) for slot in range(len(ready.insns) // isa.SIZE)]

@@ -109,7 +109,7 @@ class Subject:
             if slot.kind == ix.SLOT_PROG:
                 other = index.row(ix.Program, slot.ref)
                 chosen.add(slot.ref, other, other.type or self.program.type, other.attach_type)
-        with load(self.image, prepare(self.image, chosen, specialize=specialize), {}, {}) as made:
+        with load(self.image, prepare(self.image, chosen, specialize=specialize)) as made:
             yield made, made.progs[self.wanted.row]
 
     def spec(self, code: Code, loaded: Loaded) -> bpf.ProgSpec:

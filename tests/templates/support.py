@@ -291,7 +291,7 @@ class Loader:
         image = self.image(name, settings)
         index = image.template.index
         prepared = prepare(image, select(index, []), specialize=specialize)
-        made = self._undo.enter_context(deploy.load(image, prepared, {}, {}))
+        made = self._undo.enter_context(deploy.load(image, prepared))
         (fd,) = made.progs.values()
         return self._loaded(name, fd, {index.row(ix.Map, row).name: map_fd for row, map_fd in made.maps.items()})
 

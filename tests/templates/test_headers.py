@@ -91,7 +91,7 @@ def run(path: Path, values: list[str], *, specialize: bool) -> tuple[int, tuple[
     template = open_template(str(path))
     image = make_image(template, [from_set(text) for text in values])
     prepared = prepare(image, select(template.index, []), specialize=specialize)
-    with load(image, prepared, {}, {}) as loaded:
+    with load(image, prepared) as loaded:
         (fd,) = loaded.progs.values()
         done = bpf.prog_test_run(fd, bytes(64), ctx_out_size=192)
     return done.retval, struct.unpack_from("4I", done.ctx_out, CB)

@@ -7,12 +7,15 @@ import sys
 from elfpatch.cli import options, output, request
 from elfpatch.deploy.plan import ATTACH, DETACH, KEEP
 from elfpatch.deploy.transaction import DEFAULT_LOCK_TIMEOUT, Outcome, apply
+from elfpatch.errors import UsageError
 
 OPERANDS = "OBJECT"
 OPTIONS = (
     *options.VALUES,
     *options.DEPLOYMENT,
     options.Option("--dry-run", "", "the same as `elfpatch plan`"),
+    options.Option("--batch", "FILE", "one JSON object a line (-: standard input): deployment, targets, set"),
+    options.Option("--jobs", "N", "how many of a batch at once (as many as cores)"),
     *options.LOCK,
     *options.FOLDERS,
     *options.JSON,
@@ -22,10 +25,17 @@ EXAMPLES = (
     "elfpatch apply --set foo=42 --target tcx:eth0:ingress mark.o",
     "elfpatch apply --set foo=43 mark.o",
     "elfpatch apply -f node.toml --set ep.ip4=10.0.0.5 --name ep7 --target tcx:veth7:ingress,netns=red endpoint.o",
+    "elfpatch apply --batch endpoints.jsonl -f node.toml endpoint.o",
 )
 
 
 def run(arguments: options.Arguments) -> int:
+    if arguments.value("batch"):
+        from elfpatch.cli import batch
+
+        return batch.run(arguments)
+    if arguments.value("jobs"):
+        raise UsageError("--jobs goes with --batch")
     if arguments.flag("dry_run"):
         from elfpatch.cli import plan
 

@@ -19,13 +19,15 @@ PACKAGE = ROOT / "elfpatch"
 # What the two wings may share
 COMMON = {"errors", "index", "insn", "uapi", "code", "disasm", "flow", "helpers"}
 MAY_IMPORT = {
-    "": set(),
+    "": {"api"},
+    "api": {"deploy", "patch", "errors"},
     "errors": set(),
     "uapi": set(),
     "insn": {"errors"},
     "index": {"errors"},
     "code": {"insn", "index"},
     "helpers": set(),
+    "finder": set(),
     "disasm": {"insn", "helpers"},
     "flow": {"flow", "insn", "index", "errors", "helpers"},
     "patch": {"patch", *COMMON},
@@ -46,15 +48,15 @@ HASHES = {"_sha2", "_sha256"}  # by the version of Python
 # anything.
 OWN = set(
     """
-    elfpatch elfpatch.errors elfpatch.index
+    elfpatch elfpatch.errors elfpatch.finder elfpatch.index
     elfpatch.cli elfpatch.cli.apply elfpatch.cli.main elfpatch.cli.options elfpatch.cli.output elfpatch.cli.request
     elfpatch.deploy elfpatch.deploy.load elfpatch.deploy.lock elfpatch.deploy.paths elfpatch.deploy.plan
-    elfpatch.deploy.prepare elfpatch.deploy.record elfpatch.deploy.reuse elfpatch.deploy.select elfpatch.deploy.source
-    elfpatch.deploy.target elfpatch.deploy.transaction
+    elfpatch.deploy.prepare elfpatch.deploy.record elfpatch.deploy.reuse elfpatch.deploy.select elfpatch.deploy.session
+    elfpatch.deploy.shared elfpatch.deploy.source elfpatch.deploy.target elfpatch.deploy.transaction
     elfpatch.deploy.attach elfpatch.deploy.attach.base elfpatch.deploy.attach.link elfpatch.deploy.attach.tcx
     elfpatch.kernel elfpatch.kernel.abi elfpatch.kernel.bpf elfpatch.kernel.bpffs elfpatch.kernel.libc
     elfpatch.kernel.netns
-    elfpatch.patch elfpatch.patch.image elfpatch.patch.number elfpatch.patch.path elfpatch.patch.record
+    elfpatch.patch elfpatch.patch.image elfpatch.patch.number elfpatch.patch.place elfpatch.patch.record
     elfpatch.patch.scalar elfpatch.patch.setting elfpatch.patch.value
     """.split()
 )
@@ -64,6 +66,8 @@ PROBE = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 before = set(sys.modules)
+from elfpatch.finder import install
+install()  # as the console script does
 from elfpatch.cli.main import main
 code = main(sys.argv[1:])
 after = set(sys.modules)
@@ -161,7 +165,7 @@ def test_an_apply_imports_little(net: VethPair, bpffs: str, tmp_path: Path) -> N
     first = imported(net, bpffs, tmp_path, "apply", "--target", "tcx:veth0:ingress", *name, "--set", "foo=1", MARK)
     swap = imported(net, bpffs, tmp_path, "apply", *name, "--set", "foo=2", MARK)
     same = imported(net, bpffs, tmp_path, "apply", *name, "--set", "foo=2", MARK)
-    assert {floor(module) for module in OWN} <= {"", "cli", "deploy", "patch", "kernel", "index", "errors", "uapi"}
+    assert {floor(module) for module in OWN} <= {"", "cli", "deploy", "patch", "kernel", "index", "errors", "finder"}
     assert first - HASHES == swap - HASHES == OWN | STANDARD
     assert same - HASHES == (OWN | STANDARD) - ONLY_TO_LOAD
 

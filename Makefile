@@ -53,7 +53,8 @@ fixtures:
 
 bench:
 	@scripts/setup build
-	@$(PY) -m scripts.bench $(BENCH_ARGS)
+	@mkdir -p build/bench
+	@$(PY) -m scripts.bench --json build/bench/bench.json --svg build/bench/bench.svg $(BENCH_ARGS)
 
 wheel:
 	@scripts/setup run

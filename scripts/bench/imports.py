@@ -25,3 +25,17 @@ def measure(python: str, command: Callable[[int], Sequence[str]], rounds: int) -
     names = {name for run in runs for name in run if name not in bare}
     medians = [(name, statistics.median(run.get(name, 0) for run in runs) / 1000) for name in names]
     return sorted(medians, key=lambda pair: -pair[1])
+
+
+def report(imported: list[tuple[str, float]]) -> list[str]:
+    """The modules for a person."""
+    ours = [ms for name, ms in imported if name.partition(".")[0] == "elfpatch"]
+    others = [ms for name, ms in imported if name.partition(".")[0] != "elfpatch"]
+    return [
+        "",
+        "imports of an apply beyond the bare interpreter's, under -X importtime, which adds to them:",
+        f"  {sum(ours):6.2f} ms  in {len(ours)} modules of elfpatch",
+        f"  {sum(others):6.2f} ms  in {len(others)} modules of the standard library",
+        "  the dearest:",
+        *(f"  {ms:6.2f} ms  {name}" for name, ms in imported[:20]),
+    ]

@@ -39,29 +39,52 @@ class CommandFailed(Exception):
     """A measured command did not exit with 0."""
 
 
-def spawn(words: Sequence[str], quiet: int) -> None:
+@dataclass
+class Usage:
+    """Seconds of processor time in user space and in the kernel.
+
+    The kernel knows their sum exactly and divides it by what its timer ticks met, which says nothing of one short
+    process. The ticks fall anywhere in it, though, so that over many processes the sums come out right.
+    """
+
+    user: float = 0
+    system: float = 0
+
+    @property
+    def kernel_share(self) -> float:
+        return self.system / (self.user + self.system or 1)
+
+
+def spawn(words: Sequence[str], quiet: int, usage: Usage | None = None) -> None:
     """Run a command to its end with as little of our own as can be; output goes to the file `quiet`."""
     actions = [(os.POSIX_SPAWN_DUP2, quiet, 1), (os.POSIX_SPAWN_DUP2, quiet, 2)]
-    _, status = os.waitpid(os.posix_spawnp(words[0], list(words), os.environ, file_actions=actions), 0)
+    _, status, used = os.wait4(os.posix_spawnp(words[0], list(words), os.environ, file_actions=actions), 0)
+    if usage is not None:
+        usage.user += used.ru_utime
+        usage.system += used.ru_stime
     if status:
         raise CommandFailed(f"{' '.join(words)}: exit {os.waitstatus_to_exitcode(status)}")
 
 
-def interleave(subjects: dict[str, Subject], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each subject in each round. Raises CommandFailed."""
+def interleave(subjects: dict[str, Subject], rounds: int, used: dict[str, Usage]) -> dict[str, list[float]]:
+    """Seconds of each subject in each round, after a few that do not count; `used` gets the processor time of each.
+    Raises CommandFailed."""
     names = list(subjects)
     times: dict[str, list[float]] = {name: [] for name in names}
     quiet = os.open(os.devnull, os.O_WRONLY)
     try:
-        for number in range(WARM_UP + rounds):
+        warm_up = min(WARM_UP, rounds // 2)
+        for number in range(warm_up + rounds):
+            if number == warm_up:
+                used.update({name: Usage() for name in names})
             shift = number % len(names)
             for name in (*names[shift:], *names[:shift]):
                 commands = subjects[name](number)
                 began = time.perf_counter()
                 for words in commands:
-                    spawn(words, quiet)
+                    spawn(words, quiet, used.get(name))
                 took = time.perf_counter() - began
-                if number >= WARM_UP:
+                if number >= warm_up:
                     times[name].append(took)
     finally:
         os.close(quiet)

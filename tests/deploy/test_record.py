@@ -144,7 +144,7 @@ def test_what_was_announced_is_pending_until_it_is_settled_or_a_record_follows(t
     rec.announce(layout, record, [12, 13])
     assert pending() == [12, 13]
     with path.open("ab") as file:
-        file.write(b"settl")  # cut by a crash: what was announced still is
+        file.write(b"elfpatch-record\t1\nname\tone\n")  # cut by a crash: what was announced still is
     found = rec.read(layout, "one")
     assert found is not None
     assert (found.pending, found.torn) == ([12, 13], True)

@@ -12,7 +12,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 help:
 	@echo "make demo          apply a shipped template in a private network, change it under traffic, show the result"
 	@echo "make test          ruff, mypy and every test"
-	@echo "make test-nightly  10,000 random programs, each with and without specialising (test: 500)"
+	@echo "make test-nightly  10,000 random programs, each with and without specialising (test: 500); all foreign objects with trimmed BTF"
 	@echo "make templates     compile bpf_templates/*.bpf.c to build/templates/*.o (clang)"
 	@echo "make bench         what an apply costs, and what a packet costs by how a program is configured"
 	@echo "make fixtures      renew fixtures/templates/*.o, the templates that are committed"
@@ -37,6 +37,7 @@ test: setup
 test-nightly: setup
 	ELFPATCH_FLOW_PROGRAMS=10000 ELFPATCH_FLOW_SEED=$${ELFPATCH_FLOW_SEED:-$$(date +%j%Y)} \
 		$(PY) -m pytest tests/flow/test_property.py $(PYTEST_ARGS)
+	ELFPATCH_TRIM_ALL=1 $(PY) -m pytest tests/template/test_trim.py $(PYTEST_ARGS)
 
 lint: setup
 	$(PY) -m ruff check

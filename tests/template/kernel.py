@@ -131,7 +131,8 @@ def _program(info: ix.Info, program: ix.Program, fixups: list[ix.Fixup], maps: l
         text = output("bpftool", "prog", "dump", "xlated", "id", str(bpf.prog_info(fd).prog_id), "linum")
     finally:
         os.close(fd)
-    return Seen(code=re.sub(r"map\[id:\d+\]", "map[]", text))
+    # Ids and addresses differ from load to load, and so does what bpftool finds at an address.
+    return Seen(code=re.sub(r"#\S+", "#", re.sub(r"map\[id:\d+\]", "map[]", text)))
 
 
 # --- types --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import signal
 import subprocess
 import time
@@ -67,21 +66,13 @@ def test_an_interrupted_demo_leaves_nothing_behind(venv: Path) -> None:
 
 
 def test_the_benchmark_runs(venv: Path, tmp_path: Path) -> None:
-    """On few rounds: that it works, not what it measures."""
-    require("bpftool", "clang-19", "tc", "ip", "unshare")
+    """The row `packets` on few rounds; tests/project/test_bench.py has the others."""
+    require("clang-19", "ip", "unshare")
     found = tmp_path / "bench.json"
-    bench = start(venv, "scripts.bench", "--runs", "2", "--venv", str(venv), "--json", str(found))
+    bench = start(venv, "scripts.bench", "--rows", "packets", "--runs", "2", "--venv", str(venv), "--json", str(found))
     out, err = bench.communicate(timeout=240)
     assert bench.returncode == 0, out + err
     body = json.loads(found.read_text())
-    assert [row["bound"] for row in body["rows"]] == [2.0, 0.5, 0.1]
-    for row in body["rows"]:
-        for ratio in row["ratios"].values():
-            assert 0 < ratio["least"] <= ratio["low"] <= ratio["median"] <= ratio["high"] <= ratio["most"]
-    instructions, btf = re.match(r"(\d+) instructions, ([\d.]+) KB of BTF", body["rows"][2]["facts"]["object"]).groups()
-    assert int(instructions) >= 4000
-    assert float(btf) >= 100
-    assert any(name == "elfpatch.index" for name in body["imports_ms"])
     assert "ratio to" in out
     packets = {row["style"]: row for row in body["packets"]["rows"]}
     assert len(packets) == 7
